@@ -1,0 +1,34 @@
+// Every file format of weights, into one GPT2Model.
+#ifndef CHECKPOINT_H
+#define CHECKPOINT_H
+
+#include "gpt2.h"
+
+typedef enum { FORMAT_LLMC, FORMAT_SAFETENSORS, FORMAT_HF_DIRECTORY } CheckpointFormat;
+
+// Where a model was found and what lies beside it.
+typedef struct {
+    char model[4096];     // .bin or .safetensors file, or a Hugging Face directory
+    char tokenizer[4096]; // tokenizer .bin, or the directory that holds vocab.json and merges.txt
+    bool is_bundled;      // nothing else was found: the small model of the repository
+} ModelPaths;
+
+// Decides which model to load. `model` and `tokenizer` are what the user asked for, or NULL. The order without a
+// wish: $GPT2_MODEL, gpt2_124M_bf16.bin, gpt2_124M.bin, openai-community/gpt2 in the Hugging Face cache
+// ($HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub; refs/main names the snapshot), then the bundled
+// model: models/ beside the program, then share/gpt2 beside the program's bin/, then models/ of the working directory.
+// The tokenizer: vocab.json + merges.txt or *tokenizer.bin beside the model (gpt2_tokenizer.bin for gpt2_124M.bin and
+// its like, NAME_tokenizer.bin for NAME.bin).
+bool checkpoint_find(ModelPaths* paths, const char* model, const char* tokenizer, Error* error);
+
+// Loads the checkpoint at `path` (what ModelPaths.model holds). The matrices end up as `dtype`, or, when keep_dtype is
+// set, as the file has them. llm.c files already in that dtype are mapped and used in place; all else is converted into
+// one block. Everything in the file is checked before it is believed; nothing of `model` needs freeing on failure.
+bool checkpoint_load(GPT2Model* model, const char* path, bool keep_dtype, DType dtype, Error* error);
+
+void checkpoint_free(GPT2Model* model);
+
+// Writes an llm.c checkpoint, version 3 (DTYPE_F32) or 5 (DTYPE_BF16): beside the target, then renamed.
+bool checkpoint_save_llmc(const GPT2Model* model, const char* path, DType dtype, Error* error);
+
+#endif

@@ -1,0 +1,68 @@
+// Number formats of weights and the exact conversions between them.
+#ifndef DTYPE_H
+#define DTYPE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+// How the elements of a matrix are stored.
+//   F32   IEEE binary32
+//   BF16  the upper half of a binary32
+//   F16   IEEE binary16
+//   Q8    int8, one binary16 scale for every Q8_BLOCK elements of a row: weight = scale * int8
+typedef enum { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_Q8, NUM_DTYPES } DType;
+
+enum { Q8_BLOCK = 32 };
+
+// "f32", "bf16", "f16", "q8": the words of --dtype.
+extern const char* const dtype_names[NUM_DTYPES];
+
+// Elements from the start of one row to the start of the next in a matrix with C columns:
+// C itself, but for Q8 C rounded up to whole blocks (the elements past C are 0).
+size_t dtype_row_stride(DType dtype, size_t C);
+
+// Bytes of one element; the scales of Q8 are counted apart, see q8_num_scales.
+size_t dtype_size(DType dtype);
+
+// Scales in one row of a Q8 matrix with C columns.
+static inline size_t q8_num_scales(size_t C) { return (C + Q8_BLOCK - 1) / Q8_BLOCK; }
+
+static inline float f32_from_bits(uint32_t bits) {
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static inline uint32_t f32_bits(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return bits;
+}
+
+static inline float bf16_to_f32(uint16_t h) { return f32_from_bits((uint32_t)h << 16); }
+
+// Rounds to nearest, ties to even; a NaN stays a NaN.
+static inline uint16_t f32_to_bf16(float f) {
+    uint32_t bits = f32_bits(f);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+float f16_to_f32(uint16_t h);
+
+// Rounds to nearest, ties to even; overflow becomes infinity; a NaN stays a NaN.
+uint16_t f32_to_f16(float f);
+
+// One row: n elements of `dtype` at `in` (not Q8) widened to out (n). Exact.
+void row_to_f32(float* out, const void* in, DType dtype, size_t n);
+
+// One row: n floats rounded to `dtype` at `out`, which has room for dtype_row_stride(dtype, n) elements.
+// Q8 also fills scales (q8_num_scales(n)): scale = largest magnitude of the block / 127 as binary16, and each
+// element in / scale rounded to the nearest integer. The other formats ignore scales.
+void row_from_f32(void* out, uint16_t* scales, const float* in, DType dtype, size_t n);
+
+// One row of a Q8 matrix: out (n) = scales * in.
+void q8_row_to_f32(float* out, const int8_t* in, const uint16_t* scales, size_t n);
+
+#endif

@@ -1,0 +1,94 @@
+#include "gpt2.h"
+
+ParameterShape gpt2_parameter_shape(ParameterId id, const GPT2Config* config) {
+    size_t Vp = (size_t)config->padded_vocab_size, maxT = (size_t)config->max_seq_len, C = (size_t)config->channels;
+    size_t L = (size_t)config->num_layers;
+    switch (id) {
+#define SHAPE_CASE(id, name, hf_name, kind, layers, rows, cols)                                                        \
+    case id: return (ParameterShape){name, hf_name, kind, #layers[0] == 'L', layers, rows, cols};
+        GPT2_PARAMETERS(SHAPE_CASE)
+#undef SHAPE_CASE
+    default: return (ParameterShape){0};
+    }
+}
+
+// Limits far above any GPT-2 (1558M has C = 1600) that keep every product of sizes below within 62 bits.
+enum { MAX_SEQ_LEN = 1 << 20, MAX_VOCAB = 1 << 24, MAX_LAYERS = 1 << 12, MAX_CHANNELS = 1 << 16 };
+
+bool gpt2_config_check(const GPT2Config* config, const char* where, Error* error) {
+    const struct {
+        const char* name;
+        int value, limit;
+    } sizes[] = {
+        {"max_seq_len", config->max_seq_len, MAX_SEQ_LEN},
+        {"vocab_size", config->vocab_size, MAX_VOCAB},
+        {"padded_vocab_size", config->padded_vocab_size, MAX_VOCAB},
+        {"num_layers", config->num_layers, MAX_LAYERS},
+        {"num_heads", config->num_heads, MAX_CHANNELS},
+        {"channels", config->channels, MAX_CHANNELS},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        if (sizes[i].value < 1 || sizes[i].value > sizes[i].limit) {
+            return fail(error, "%s: %s is %d, it must be 1 to %d; the file is damaged or not a GPT-2 checkpoint", where,
+                        sizes[i].name, sizes[i].value, sizes[i].limit);
+        }
+    }
+    if (config->channels % config->num_heads != 0) {
+        return fail(error, "%s: channels (%d) is not a multiple of num_heads (%d); the file is damaged", where,
+                    config->channels, config->num_heads);
+    }
+    if (config->padded_vocab_size < config->vocab_size) {
+        return fail(error, "%s: padded_vocab_size (%d) is below vocab_size (%d); the file is damaged", where,
+                    config->padded_vocab_size, config->vocab_size);
+    }
+    return true;
+}
+
+size_t gpt2_num_parameters(const GPT2Config* config) {
+    size_t n = 0;
+    for (int id = 0; id < NUM_PARAMETERS; id++) {
+        ParameterShape shape = gpt2_parameter_shape((ParameterId)id, config);
+        n += shape.layers * shape.rows * shape.cols;
+    }
+    return n;
+}
+
+Tensor gpt2_tensor(const GPT2Model* model, ParameterId id, int layer) {
+    ParameterShape shape = gpt2_parameter_shape(id, &model->config);
+    Tensor t = model->tensors[id];
+    size_t row = (size_t)layer * shape.rows;
+    t.data = (const char*)t.data + row * dtype_row_stride(t.dtype, shape.cols) * dtype_size(t.dtype);
+    if (t.scales != NULL) t.scales += row * q8_num_scales(shape.cols);
+    return t;
+}
+
+const float* gpt2_vector(const GPT2Model* model, ParameterId id, int layer) {
+    return gpt2_tensor(model, id, layer).data;
+}
+
+void gpt2_matrix_row(float* out, const Tensor* matrix, size_t row, size_t cols) {
+    const char* data = (const char*)matrix->data + row * dtype_row_stride(matrix->dtype, cols) * dtype_size(matrix->dtype);
+    if (matrix->dtype == DTYPE_Q8) {
+        q8_row_to_f32(out, (const int8_t*)data, matrix->scales + row * q8_num_scales(cols), cols);
+    } else {
+        row_to_f32(out, data, matrix->dtype, cols);
+    }
+}
+
+// Bytes of one row of a parameter as it lies in memory, scales included.
+static size_t row_bytes(const Tensor* t, size_t cols) {
+    size_t scales = t->dtype == DTYPE_Q8 ? q8_num_scales(cols) * sizeof(uint16_t) : 0;
+    return dtype_row_stride(t->dtype, cols) * dtype_size(t->dtype) + scales;
+}
+
+size_t gpt2_bytes_per_token(const GPT2Model* model) {
+    size_t bytes = 0;
+    for (int id = 0; id < NUM_PARAMETERS; id++) {
+        ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &model->config);
+        size_t rows = shape.layers * shape.rows;
+        if (id == WTE) rows = (size_t)model->config.vocab_size + 1; // the head, and one token looked up
+        if (id == WPE) rows = 1;
+        bytes += rows * row_bytes(&model->tensors[id], shape.cols);
+    }
+    return bytes;
+}

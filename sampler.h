@@ -1,0 +1,48 @@
+// Logits to token.
+#ifndef SAMPLER_H
+#define SAMPLER_H
+
+#include <stdint.h>
+
+#include "utils.h"
+
+// The order and the meaning are llama.cpp's: repetition penalty, top-k, top-p, min-p, temperature, draw.
+typedef struct {
+    float temperature;    // divides the logits; 0: greedy, the likeliest token, the lowest id among equals
+    int top_k;            // keep the K likeliest; 0: all
+    float top_p;          // keep the fewest likeliest tokens whose probabilities sum to P; 1: all
+    float min_p;          // keep tokens at least P times as likely as the likeliest; 0: all
+    float repeat_penalty; // logits of the last REPEAT_WINDOW tokens: divided by R if > 0, else multiplied; 1: off
+} SamplerOptions;
+
+enum { REPEAT_WINDOW = 64 };
+
+typedef struct {
+    SamplerOptions options;
+    uint64_t state;                // of the generator
+    int V;                         // vocabulary
+    struct Candidate* candidates;  // (V) scratch
+} Sampler;
+
+// `stream` numbers the samples of one run, so that sample b draws the same numbers whatever the batch size is.
+// The generator is SplitMix64 (Steele, Lea and Flood 2014), started at a mix of seed and stream.
+bool sampler_open(Sampler* sampler, const SamplerOptions* options, int V, uint64_t seed, uint64_t stream, Error* error);
+void sampler_close(Sampler* sampler);
+
+// Picks the next token from logits (V), given the num_tokens tokens so far (prompt included). One number is drawn from
+// the generator for every token when temperature > 0.
+int sampler_next(Sampler* sampler, const float* logits, const int* tokens, size_t num_tokens);
+
+// Likeliest token, the lowest id among equals; a NaN is never the likeliest.
+int sampler_argmax(const float* logits, int V);
+
+// The K likeliest tokens of logits (V) in falling order, the lower id first among equals: ids (K) and
+// probabilities (K) under softmax. Needs K <= V.
+typedef struct {
+    int id;
+    float logit;
+    double probability;
+} TopToken;
+bool sampler_top(TopToken* out, int K, const float* logits, int V, Error* error);
+
+#endif

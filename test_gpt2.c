@@ -1,0 +1,53 @@
+// make test: every claim of the README that needs no download. `test_gpt2 NAME...` runs only the groups named.
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/test.h"
+
+void test_section(const char* title) { printf("\n%s\n", title); }
+
+static void print_claim(const char* verdict, const char* format, va_list arguments) {
+    printf("  %-6s ", verdict);
+    vprintf(format, arguments);
+    printf("\n");
+    fflush(stdout);
+}
+
+bool test_check(Tests* t, bool ok, const char* claim, ...) {
+    va_list arguments;
+    va_start(arguments, claim);
+    print_claim(ok ? "ok" : "FAILED", claim, arguments);
+    va_end(arguments);
+    *(ok ? &t->passed : &t->failed) += 1;
+    return ok;
+}
+
+void test_skip(Tests* t, const char* why, ...) {
+    va_list arguments;
+    va_start(arguments, why);
+    print_claim("skip", why, arguments);
+    va_end(arguments);
+    t->skipped += 1;
+}
+
+int main(int argc, char** argv) {
+    const struct {
+        const char* name;
+        void (*run)(Tests*);
+    } groups[] = {
+        {"dtype", test_dtype},     {"tokenizer", test_tokenizer}, {"checkpoint", test_checkpoint},
+        {"sampler", test_sampler}, {"kernels", test_kernels},     {"model", test_model},
+        {"cli", test_cli},
+    };
+    Tests t = {0};
+    for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
+        bool wanted = argc == 1;
+        for (int i = 1; i < argc; i++) wanted |= strcmp(argv[i], groups[g].name) == 0;
+        if (wanted) groups[g].run(&t);
+    }
+    printf("\n%d passed, %d failed", t.passed, t.failed);
+    if (t.skipped > 0) printf(", %d skipped", t.skipped);
+    printf("\n");
+    return t.failed > 0 || t.passed == 0;
+}

@@ -1,0 +1,27 @@
+// Small things that every file needs: errors as one sentence, checked memory, a monotonic clock.
+#ifndef UTILS_H
+#define UTILS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+// What went wrong, as the one line that the user will read: what, where, and what to do. No newline at its end.
+// Functions that can fail take an Error* as their last argument and return false or NULL after filling it in.
+typedef struct {
+    char text[1024];
+} Error;
+
+// Fills in the error and returns false, so that a function can end with `return fail(error, "...")`.
+bool fail(Error* error, const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+// count * size bytes, aligned to 64 and not cleared (pages that are never touched cost nothing); NULL with the error
+// filled in when the product overflows or memory is short. `what` names the thing in the message. Release with free().
+void* allocate(size_t count, size_t size, const char* what, Error* error);
+
+// Seconds since some fixed moment, from the monotonic clock.
+double seconds_now(void);
+
+// FNV-1a, 64 bit, of n bytes: the fingerprint that the report prints for logits.
+unsigned long long hash_bytes(const void* data, size_t n);
+
+#endif
