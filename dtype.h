@@ -20,10 +20,12 @@ extern const char* const dtype_names[NUM_DTYPES];
 
 // Elements from the start of one row to the start of the next in a matrix with C columns:
 // C itself, but for Q8 C rounded up to whole blocks (the elements past C are 0).
-size_t dtype_row_stride(DType dtype, size_t C);
+static inline size_t dtype_row_stride(DType dtype, size_t C) {
+    return dtype == DTYPE_Q8 ? (C + Q8_BLOCK - 1) / Q8_BLOCK * Q8_BLOCK : C;
+}
 
 // Bytes of one element; the scales of Q8 are counted apart, see q8_num_scales.
-size_t dtype_size(DType dtype);
+static inline size_t dtype_size(DType dtype) { return dtype == DTYPE_F32 ? 4 : dtype == DTYPE_Q8 ? 1 : 2; }
 
 // Scales in one row of a Q8 matrix with C columns.
 static inline size_t q8_num_scales(size_t C) { return (C + Q8_BLOCK - 1) / Q8_BLOCK; }
