@@ -153,7 +153,8 @@ static bool write_llmc_header(FILE* out, const GPT2Config* config, DType dtype, 
     return write_bytes(out, header, sizeof header, path, error);
 }
 
-// Writes `rows` rows of a parameter, those that the model does not have as zeros. row (cols) and narrow (cols) are scratch.
+// Writes `rows` rows of a parameter, those that the model does not have as zeros. row (cols) and narrow (cols) are
+// scratch.
 static bool write_parameter(FILE* out, const GPT2Model* model, ParameterId id, size_t rows, DType dtype, float* row,
                             void* narrow, const char* path, Error* error) {
     ParameterShape shape = gpt2_parameter_shape(id, &model->config);

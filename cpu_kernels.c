@@ -231,6 +231,21 @@ INLINE vf f16_widen(const void* p) {
 }
 #endif
 
+// n floats rounded to binary16.
+#if defined(__AVX512F__)
+static void f16_narrow(uint16_t* out, const float* in, size_t n) {
+    for (size_t i = 0; i < n; i += VL) {
+        __mmask16 lanes = (__mmask16)(n - i < VL ? (1u << (n - i)) - 1 : 0xffff);
+        __m512 x = _mm512_maskz_loadu_ps(lanes, in + i);
+        _mm256_mask_storeu_epi16(out + i, lanes, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
+}
+#else
+static void f16_narrow(uint16_t* out, const float* in, size_t n) {
+    row_from_f32(out, NULL, in, DTYPE_F16, n);
+}
+#endif
+
 INLINE vf bf16_widen(const void* p) {
     vh half;
     memcpy(&half, p, sizeof half);
@@ -511,21 +526,68 @@ static void layernorm(float* out, const float* in, const float* weight, const fl
 // ---------------------------------------------------------------------------------------------------------------------
 // attention
 
-// scores (nq, keys rounded up to KEY_BLOCK) = q · kᵀ * scale for keys in blocks [0, blocks)
-INLINE void attention_scores(float* scores, size_t scores_stride, const float* q, size_t q_stride, const float* keys,
-                             size_t hs, size_t blocks, float scale, int nq) {
-    for (size_t b = 0; b < blocks; b++) {
-        UNROLL for (int lane = 0; lane < KEY_BLOCK; lane += VL) {
-            const float* block = keys + b * hs * KEY_BLOCK + lane;
-            vf acc[ATTENTION_MAX_QUERIES] = {{0}};
-            for (size_t d = 0; d < hs; d++) {
-                vf key = vf_load(block + d * KEY_BLOCK);
-                UNROLL for (int n = 0; n < nq; n++) acc[n] += key * q[(size_t)n * q_stride + d];
-            }
-            UNROLL for (int n = 0; n < nq; n++) {
-                vf_store(scores + (size_t)n * scores_stride + b * KEY_BLOCK + (size_t)lane, acc[n] * scale);
+static void cache_store(const HeadCache* cache, const float* key, const float* value, size_t hs, size_t position) {
+    size_t column = position / KEY_BLOCK * hs * KEY_BLOCK + position % KEY_BLOCK, row = position * padded_head_size(hs);
+    size_t padding = padded_head_size(hs) - hs;
+    if (cache->dtype == DTYPE_F32) {
+        float *keys = (float*)cache->keys + column, *values = (float*)cache->values + row;
+        for (size_t d = 0; d < hs; d++) keys[d * KEY_BLOCK] = key[d];
+        memcpy(values, value, hs * sizeof *values);
+        memset(values + hs, 0, padding * sizeof *values);
+        return;
+    }
+    uint16_t *keys = (uint16_t*)cache->keys + column, *values = (uint16_t*)cache->values + row, half[64];
+    for (size_t d = 0; d < hs; d += 64) {
+        size_t n = hs - d < 64 ? hs - d : 64;
+        f16_narrow(half, key + d, n);
+        for (size_t i = 0; i < n; i++) keys[(d + i) * KEY_BLOCK] = half[i];
+    }
+    f16_narrow(values, value, hs);
+    memset(values + hs, 0, padding * sizeof *values);
+}
+
+INLINE size_t cache_size(DType dtype) {
+    return dtype == DTYPE_F32 ? 4 : 2;
+}
+INLINE vf cache_load(const char* p, DType dtype) {
+    return dtype == DTYPE_F32 ? vf_load(p) : f16_widen(p);
+}
+
+// scores (nq, KEY_BLOCK * nb) = q · kᵀ * scale for nb consecutive blocks of keys. What is summed for a key is the same for
+// every nq and nb: they only keep enough sums going at a time.
+INLINE void attention_score_blocks(float* scores, size_t scores_stride, const float* q, size_t q_stride,
+                                   const char* keys, size_t hs, float scale, DType dtype, int nq, int nb) {
+    enum { MAX_SUMS = ATTENTION_MAX_QUERIES };
+    size_t size = cache_size(dtype), block_bytes = hs * KEY_BLOCK * size;
+    UNROLL for (int lane = 0; lane < KEY_BLOCK; lane += VL) {
+        vf acc[MAX_SUMS] = {{0}}; // (nb, nq), nb * nq <= MAX_SUMS
+        for (size_t d = 0; d < hs; d++) {
+            UNROLL for (int b = 0; b < nb; b++) {
+                const char* at = keys + (size_t)b * block_bytes + (d * KEY_BLOCK + (size_t)lane) * size;
+                vf key = cache_load(at, dtype);
+                UNROLL for (int n = 0; n < nq; n++) acc[b * nq + n] += key * q[(size_t)n * q_stride + d];
             }
         }
+        UNROLL for (int b = 0; b < nb; b++) {
+            UNROLL for (int n = 0; n < nq; n++) {
+                vf_store(scores + (size_t)n * scores_stride + b * KEY_BLOCK + lane, acc[b * nq + n] * scale);
+            }
+        }
+    }
+}
+
+// scores (nq, blocks * KEY_BLOCK) = q · kᵀ * scale
+INLINE void attention_scores(float* scores, size_t scores_stride, const float* q, size_t q_stride, const char* keys,
+                             size_t hs, size_t blocks, float scale, DType dtype, int nq) {
+    enum { TOGETHER = 4 }; // one query alone keeps too few sums going
+    size_t block_bytes = hs * KEY_BLOCK * cache_size(dtype), b = 0;
+    for (; nq == 1 && b + TOGETHER <= blocks; b += TOGETHER) {
+        attention_score_blocks(scores + b * KEY_BLOCK, scores_stride, q, q_stride, keys + b * block_bytes, hs, scale,
+                               dtype, 1, TOGETHER);
+    }
+    for (; b < blocks; b++) {
+        attention_score_blocks(scores + b * KEY_BLOCK, scores_stride, q, q_stride, keys + b * block_bytes, hs, scale,
+                               dtype, nq, 1);
     }
 }
 
@@ -544,38 +606,49 @@ static float attention_softmax(float* scores, size_t keys) {
     return sum_lanes(sum);
 }
 
+// Columns [d, d + nv * VL) of out (nq, hs) = scores (nq, keys) · values (keys, hs) * inverse (nq)
+INLINE void attention_value_columns(float* out, size_t out_stride, const float* scores, size_t scores_stride,
+                                    const char* values, size_t hs, size_t d, size_t keys, const float* inverse,
+                                    DType dtype, int nq, int nv) {
+    enum { MAX_SUMS = 2 * ATTENTION_MAX_QUERIES };
+    size_t size = cache_size(dtype), row_bytes = padded_head_size(hs) * size;
+    vf acc[MAX_SUMS] = {{0}}; // (nv, nq), nv * nq <= MAX_SUMS
+    for (size_t t = 0; t < keys; t++) {
+        UNROLL for (int v = 0; v < nv; v++) {
+            vf value = cache_load(values + t * row_bytes + (d + (size_t)v * VL) * size, dtype);
+            UNROLL for (int n = 0; n < nq; n++) acc[v * nq + n] += value * scores[(size_t)n * scores_stride + t];
+        }
+    }
+    UNROLL for (int v = 0; v < nv; v++) {
+        size_t start = d + (size_t)v * VL, count = start >= hs ? 0 : hs - start < VL ? hs - start : VL;
+        UNROLL for (int n = 0; n < nq; n++) {
+            vf y = acc[v * nq + n] * inverse[n];
+            memcpy(out + (size_t)n * out_stride + start, &y, count * sizeof(float));
+        }
+    }
+}
+
 // out (nq, hs) = scores (nq, keys) · values (keys, hs) * inverse (nq)
 INLINE void attention_values(float* out, size_t out_stride, const float* scores, size_t scores_stride,
-                             const float* values, size_t hs, size_t keys, const float* inverse, int nq) {
-    enum { DV = 2 };
-    size_t padded_hs = padded_head_size(hs);
-    for (size_t d = 0; d < hs; d += DV * VL) {
-        vf acc[ATTENTION_MAX_QUERIES][DV] = {{{0}}};
-        size_t second = d + VL < padded_hs ? d + VL : d; // VL = 16 and an odd number of vectors: the first once more
-        for (size_t t = 0; t < keys; t++) {
-            vf v0 = vf_load(values + t * padded_hs + d), v1 = vf_load(values + t * padded_hs + second);
-            UNROLL for (int n = 0; n < nq; n++) {
-                float p = scores[(size_t)n * scores_stride + t];
-                acc[n][0] += v0 * p;
-                acc[n][1] += v1 * p;
-            }
-        }
-        UNROLL for (int n = 0; n < nq; n++) {
-            UNROLL for (size_t v = 0; v < DV; v++) {
-                vf y = acc[n][v] * inverse[n];
-                size_t start = d + v * VL, count = start >= hs ? 0 : hs - start < VL ? hs - start : VL;
-                memcpy(out + (size_t)n * out_stride + start, &y, count * sizeof(float));
-            }
-        }
+                             const char* values, size_t hs, size_t keys, const float* inverse, DType dtype, int nq) {
+    const size_t wide = nq == 1 ? 4 : 2; // vectors at a time
+    size_t vectors = padded_head_size(hs) / VL, v = 0;
+    for (; v + wide <= vectors; v += wide) {
+        attention_value_columns(out, out_stride, scores, scores_stride, values, hs, v * VL, keys, inverse, dtype, nq,
+                                nq == 1 ? 4 : 2);
+    }
+    for (; v < vectors; v++) {
+        attention_value_columns(out, out_stride, scores, scores_stride, values, hs, v * VL, keys, inverse, dtype, nq,
+                                1);
     }
 }
 
 // nq consecutive queries, the first at position `first`: all see the keys up to the last one's position, each then
 // forgets those past its own.
 INLINE void attention_tile(float* out, size_t out_stride, const float* q, size_t q_stride, const HeadCache* cache,
-                           size_t hs, size_t first, float* scores, int nq) {
+                           size_t hs, size_t first, float* scores, DType dtype, int nq) {
     size_t keys = first + (size_t)nq, blocks = (keys + KEY_BLOCK - 1) / KEY_BLOCK, stride = blocks * KEY_BLOCK;
-    attention_scores(scores, stride, q, q_stride, cache->keys, hs, blocks, 1.0f / sqrtf((float)hs), nq);
+    attention_scores(scores, stride, q, q_stride, cache->keys, hs, blocks, 1.0f / sqrtf((float)hs), dtype, nq);
     float inverse[ATTENTION_MAX_QUERIES];
     for (int n = 0; n < nq; n++) {
         float* row = scores + (size_t)n * stride;
@@ -583,17 +656,27 @@ INLINE void attention_tile(float* out, size_t out_stride, const float* q, size_t
         size_t own_end = (first + (size_t)n + KEY_BLOCK) / KEY_BLOCK * KEY_BLOCK;
         for (size_t t = own_end; t < stride; t++) row[t] = 0;
     }
-    attention_values(out, out_stride, scores, stride, cache->values, hs, keys, inverse, nq);
+    attention_values(out, out_stride, scores, stride, cache->values, hs, keys, inverse, dtype, nq);
+}
+
+INLINE void attention_typed(float* out, size_t out_stride, const float* q, size_t q_stride, const HeadCache* cache,
+                            size_t hs, size_t first, size_t Q, float* scores, DType dtype) {
+    if (Q == ATTENTION_MAX_QUERIES) {
+        attention_tile(out, out_stride, q, q_stride, cache, hs, first, scores, dtype, ATTENTION_MAX_QUERIES);
+        return;
+    }
+    for (size_t n = 0; n < Q; n++) {
+        attention_tile(out + n * out_stride, out_stride, q + n * q_stride, q_stride, cache, hs, first + n, scores,
+                       dtype, 1);
+    }
 }
 
 static void attention(float* out, size_t out_stride, const float* q, size_t q_stride, const HeadCache* cache, size_t hs,
                       size_t first, size_t Q, float* scores) {
-    if (Q == ATTENTION_MAX_QUERIES) {
-        attention_tile(out, out_stride, q, q_stride, cache, hs, first, scores, ATTENTION_MAX_QUERIES);
-        return;
-    }
-    for (size_t n = 0; n < Q; n++) {
-        attention_tile(out + n * out_stride, out_stride, q + n * q_stride, q_stride, cache, hs, first + n, scores, 1);
+    if (cache->dtype == DTYPE_F32) {
+        attention_typed(out, out_stride, q, q_stride, cache, hs, first, Q, scores, DTYPE_F32);
+    } else {
+        attention_typed(out, out_stride, q, q_stride, cache, hs, first, Q, scores, DTYPE_F16);
     }
 }
 
@@ -603,5 +686,5 @@ static void attention(float* out, size_t out_stride, const float* q, size_t q_st
 #define CONCAT(a, b)  CONCAT_(a, b)
 
 const CpuKernels CONCAT(cpu_kernels_, VARIANT) = {
-    STRINGIFY(VARIANT), packed_row_bytes, pack_row, matmul, layernorm, attention,
+    STRINGIFY(VARIANT), packed_row_bytes, pack_row, matmul, layernorm, cache_store, attention,
 };

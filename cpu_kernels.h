@@ -14,7 +14,9 @@
 enum { KEY_BLOCK = 16 };
 
 // Head size as the value cache keeps it: hs rounded up to whole vectors, the rest 0.
-static inline size_t padded_head_size(size_t hs) { return (hs + 15) / 16 * 16; }
+static inline size_t padded_head_size(size_t hs) {
+    return (hs + 15) / 16 * 16;
+}
 
 // What happens to the sums of a matrix product on their way into out.
 typedef enum {
@@ -23,10 +25,11 @@ typedef enum {
     EPILOGUE_GELU   // out = GELU(sum + bias)
 } Epilogue;
 
-// The KV cache of one head of one layer of one sequence.
+// The KV cache of one head of one layer of one sequence, as DTYPE_F32 or DTYPE_F16.
 typedef struct {
-    float* keys;   // (ceil(maxT / KEY_BLOCK), hs, KEY_BLOCK)
-    float* values; // (maxT, padded_head_size(hs))
+    DType dtype;
+    void* keys;   // (ceil(maxT / KEY_BLOCK), hs, KEY_BLOCK)
+    void* values; // (maxT, padded_head_size(hs))
 } HeadCache;
 
 typedef struct {
@@ -45,18 +48,18 @@ typedef struct {
     // out (C) = (in - mean(in)) / sqrt(var(in) + 1e-5) * weight + bias, all (C). LayerNorm, Ba et al. 2016.
     void (*layernorm)(float* out, const float* in, const float* weight, const float* bias, size_t C);
 
-    // Causal attention of one head for Q queries at positions first .. first + Q - 1, Q at most attention_max_queries:
+    // Writes the key and the value (hs) of one position into a head's cache, rounded to the cache's dtype.
+    void (*cache_store)(const HeadCache* cache, const float* key, const float* value, size_t hs, size_t position);
+
+    // Causal attention of one head for Q queries at positions first .. first + Q - 1, Q <= ATTENTION_MAX_QUERIES:
     //   out = softmax(q · kᵀ / sqrt(hs)) · v, over keys 0 .. own position.
     // out and q: rows of hs floats, `out_stride` and `q_stride` floats apart.
-    // scores: scratch of attention_max_queries * (keys rounded up to KEY_BLOCK) floats.
+    // scores: scratch of ATTENTION_MAX_QUERIES * (keys rounded up to KEY_BLOCK) floats.
     void (*attention)(float* out, size_t out_stride, const float* q, size_t q_stride, const HeadCache* cache, size_t hs,
                       size_t first, size_t Q, float* scores);
 } CpuKernels;
 
 enum { ATTENTION_MAX_QUERIES = 8 };
-
-// Writes one key and one value (hs) into a head's cache.
-void head_cache_store(HeadCache* cache, const float* key, const float* value, size_t hs, size_t position);
 
 // The variant of that name, or the best that the processor has for NULL; NULL when it is unknown or not supported here.
 const CpuKernels* cpu_kernels_select(const char* name);

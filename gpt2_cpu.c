@@ -110,15 +110,16 @@ struct Device {
     const GPT2Model* model;
     const CpuKernels* kernels;
     int num_threads, max_seq_len, max_batch;
-    size_t max_rows;                // R: rows of activations that pass through the layers together
-    size_t key_floats, value_floats; // of one head's cache
-    float* cache;                   // (max_batch, L, NH, key_floats + value_floats)
+    size_t max_rows;               // R: rows of activations that pass through the layers together
+    DType cache_dtype;             // f16, but f32 for f32 weights: its rounding would show
+    size_t key_bytes, value_bytes; // of one head's cache
+    char* cache;                   // (max_batch, L, NH) head caches of keys, then values
     // activations of R rows
-    float* x;      // (R, C) the residual stream
-    float* qkv;    // (R, 3C)
-    float* att;    // (R, C) what the heads found
-    float* fc;     // (R, 4C)
-    char* packed;  // (R) packed rows of up to 4C elements
+    float* x;     // (R, C) the residual stream
+    float* qkv;   // (R, 3C)
+    float* att;   // (R, C) what the heads found
+    float* fc;    // (R, 4C)
+    char* packed; // (R) packed rows of up to 4C elements
     // scratch of each thread
     float* row;    // (num_threads, 4C) one normalised row
     char* alone;   // (num_threads, ROWS_PACKED_ALONE) packed rows
@@ -135,7 +136,9 @@ static void cpu_close(Device* d) {
     free(d);
 }
 
-static size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+static size_t round_up(size_t n, size_t multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
 
 // Sizes follow from the model and the options; every block is checked, none is touched before it is used.
 static bool cpu_allocate(Device* d, Error* error) {
@@ -145,13 +148,14 @@ static bool cpu_allocate(Device* d, Error* error) {
     size_t chunk = T < CHUNK ? T : CHUNK, R = (size_t)d->max_batch > chunk ? (size_t)d->max_batch : chunk;
     size_t threads = (size_t)d->num_threads;
     d->max_rows = R;
-    d->key_floats = round_up(T, KEY_BLOCK) * hs;
-    d->value_floats = T * padded_head_size(hs);
+    d->cache_dtype = d->model->dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_F16;
+    d->key_bytes = round_up(round_up(T, KEY_BLOCK) * hs * dtype_size(d->cache_dtype), 64);
+    d->value_bytes = round_up(T * padded_head_size(hs) * dtype_size(d->cache_dtype), 64);
     size_t short_row = d->kernels->packed_row_bytes(d->model->dtype, C);
     size_t long_row = d->kernels->packed_row_bytes(d->model->dtype, 4 * C);
     d->packed_bytes = short_row > long_row ? short_row : long_row;
     d->scores_floats = ATTENTION_MAX_QUERIES * round_up(T, KEY_BLOCK);
-    return (d->cache = allocate(heads, (d->key_floats + d->value_floats) * sizeof(float), "KV cache", error)) &&
+    return (d->cache = allocate(heads, d->key_bytes + d->value_bytes, "KV cache", error)) &&
            (d->x = allocate(R, C * sizeof(float), "activations", error)) &&
            (d->qkv = allocate(R, 3 * C * sizeof(float), "activations", error)) &&
            (d->att = allocate(R, C * sizeof(float), "activations", error)) &&
@@ -189,21 +193,15 @@ static Device* cpu_open(const GPT2Model* model, const DeviceOptions* options, Er
     return d;
 }
 
-static const char* cpu_describe(const Device* d) { return d->description; }
+static const char* cpu_describe(const Device* d) {
+    return d->description;
+}
 
 static HeadCache head_cache(const Device* d, int slot, int layer, int head) {
     size_t L = (size_t)d->model->config.num_layers, NH = (size_t)d->model->config.num_heads;
     size_t index = ((size_t)slot * L + (size_t)layer) * NH + (size_t)head;
-    float* start = d->cache + index * (d->key_floats + d->value_floats);
-    return (HeadCache){.keys = start, .values = start + d->key_floats};
-}
-
-void head_cache_store(HeadCache* cache, const float* key, const float* value, size_t hs, size_t position) {
-    float* column = cache->keys + position / KEY_BLOCK * hs * KEY_BLOCK + position % KEY_BLOCK;
-    for (size_t d = 0; d < hs; d++) column[d * KEY_BLOCK] = key[d];
-    float* row = cache->values + position * padded_head_size(hs);
-    memcpy(row, value, hs * sizeof(float));
-    memset(row + hs, 0, (padded_head_size(hs) - hs) * sizeof(float));
+    char* start = d->cache + index * (d->key_bytes + d->value_bytes);
+    return (HeadCache){.dtype = d->cache_dtype, .keys = start, .values = start + d->key_bytes};
 }
 
 static bool cpu_copy_cache(Device* d, int to, int from, int length, Error* error) {
@@ -213,12 +211,14 @@ static bool cpu_copy_cache(Device* d, int to, int from, int length, Error* error
                     length, from, to, d->max_batch, d->max_seq_len);
     }
     size_t hs = (size_t)(c->channels / c->num_heads);
-    size_t keys = round_up((size_t)length, KEY_BLOCK) * hs, values = (size_t)length * padded_head_size(hs);
+    size_t size = dtype_size(d->cache_dtype);
+    size_t keys = round_up((size_t)length, KEY_BLOCK) * hs * size,
+           values = (size_t)length * padded_head_size(hs) * size;
     for (int layer = 0; layer < c->num_layers; layer++) {
         for (int head = 0; head < c->num_heads; head++) {
             HeadCache source = head_cache(d, from, layer, head), target = head_cache(d, to, layer, head);
-            memmove(target.keys, source.keys, keys * sizeof(float));
-            memmove(target.values, source.values, values * sizeof(float));
+            memmove(target.keys, source.keys, keys);
+            memmove(target.values, source.values, values);
         }
     }
     return true;
@@ -237,7 +237,9 @@ typedef struct {
     int thread, num_threads;
 } Stage;
 
-static size_t stage_rows(const Stage* s) { return (size_t)s->B * (size_t)s->T; }
+static size_t stage_rows(const Stage* s) {
+    return (size_t)s->B * (size_t)s->T;
+}
 
 // This thread's share [begin, end) of n things, in units of `unit`.
 static void share(const Stage* s, size_t n, size_t unit, size_t* begin, size_t* end) {
@@ -248,7 +250,9 @@ static void share(const Stage* s, size_t n, size_t unit, size_t* begin, size_t* 
     if (*end > n) *end = n;
 }
 
-static void stage_barrier(const Stage* s) { barrier_wait(&s->d->barrier, s->num_threads); }
+static void stage_barrier(const Stage* s) {
+    barrier_wait(&s->d->barrier, s->num_threads);
+}
 
 // x = wte[token] + wpe[position]
 static void embed(const Stage* s) {
@@ -316,7 +320,7 @@ static void attend(const Stage* s, int layer) {
         float* att = d->att + b * T * C + h * hs;
         for (size_t t = 0; t < T; t++) {
             const float* row = qkv + t * 3 * C;
-            head_cache_store(&cache, row + C, row + 2 * C, hs, position + t);
+            d->kernels->cache_store(&cache, row + C, row + 2 * C, hs, position + t);
         }
         for (size_t t = 0; t < T; t += ATTENTION_MAX_QUERIES) {
             size_t Q = T - t < ATTENTION_MAX_QUERIES ? T - t : ATTENTION_MAX_QUERIES;
@@ -384,7 +388,8 @@ static bool check_run(const Device* d, const TokenRun* run, int num_logits, Erro
                     run->T, run->position, num_logits, d->max_batch, d->max_seq_len);
     }
     for (int b = 0; b < run->B; b++) {
-        if (run->slots[b] < 0 || run->slots[b] >= d->max_batch) return fail(error, "CPU: no KV cache %d", run->slots[b]);
+        if (run->slots[b] < 0 || run->slots[b] >= d->max_batch)
+            return fail(error, "CPU: no KV cache %d", run->slots[b]);
     }
     for (size_t i = 0; i < (size_t)run->B * (size_t)run->T; i++) {
         if (run->tokens[i] < 0 || run->tokens[i] >= V) {
@@ -403,8 +408,15 @@ static bool cpu_forward(Device* d, const TokenRun* run, int num_logits, float* l
         int skipped = first_wanted > t ? first_wanted - t : 0; // tokens of this chunk without logits
         int wanted = skipped < T ? T - skipped : 0;
         float* out = wanted > 0 ? logits + (size_t)(t + skipped - first_wanted) * V : NULL;
-        Stage stage = {.d = d, .tokens = run->tokens + t, .token_stride = (size_t)run->T, .slots = run->slots,
-                       .B = run->B, .T = T, .position = run->position + t, .thread = 0, .num_threads = 1};
+        Stage stage = {.d = d,
+                       .tokens = run->tokens + t,
+                       .token_stride = (size_t)run->T,
+                       .slots = run->slots,
+                       .B = run->B,
+                       .T = T,
+                       .position = run->position + t,
+                       .thread = 0,
+                       .num_threads = 1};
 #ifdef _OPENMP
 #pragma omp parallel num_threads(d->num_threads) firstprivate(stage)
         {

@@ -341,7 +341,7 @@ static bool config_beside(char* out, size_t size, const char* path, Error* error
 
 bool load_safetensors(GPT2Model* model, const MappedFile* file, const char* path, bool keep_dtype, DType dtype,
                       Error* error) {
-    HfConfig hf;
+    HfConfig hf = {0};
     Shard shard = {.file = *file};
     char config_path[4096];
     if ((size_t)snprintf(shard.path, sizeof shard.path, "%s", path) >= sizeof shard.path) {
@@ -446,7 +446,7 @@ static bool open_directory(Shard* shards, size_t* num_shards, const char* direct
 }
 
 bool load_hf_directory(GPT2Model* model, const char* path, bool keep_dtype, DType dtype, Error* error) {
-    HfConfig hf;
+    HfConfig hf = {0};
     char config_path[4096];
     size_t length = strlen(path), num_shards = 0;
     char directory[4096];

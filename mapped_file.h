@@ -16,7 +16,8 @@ bool map_file(MappedFile* file, const char* path, Error* error);
 
 void unmap_file(MappedFile* file);
 
-// What a file that is no checkpoint seems to be and what to do about it, as half a sentence: "it is a GGUF file of ...".
+// What a file that is no checkpoint seems to be and what to do about it, as half a sentence: "it is compressed with
+// gzip; run gunzip on it". The text is static.
 const char* guess_file_kind(const MappedFile* file);
 
 #endif

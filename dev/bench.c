@@ -55,7 +55,8 @@ static void fill_random(void* out, uint16_t* scales, DType dtype, size_t rows, s
             hash ^= hash >> 15;
             row[c] = scale * ((float)(hash * 2246822519u >> 8) * 0x1p-23f - 1.0f);
         }
-        row_from_f32((char*)out + r * row_bytes, scales == NULL ? NULL : scales + r * q8_num_scales(cols), row, dtype, cols);
+        row_from_f32((char*)out + r * row_bytes, scales == NULL ? NULL : scales + r * q8_num_scales(cols), row, dtype,
+                     cols);
     }
 }
 
@@ -66,7 +67,8 @@ static void random_model(GPT2Model* model, const GPT2Config* config, DType dtype
         DType kept = shape.kind == VECTOR ? DTYPE_F32 : dtype;
         size_t rows = shape.layers * shape.rows, elements = rows * dtype_row_stride(kept, shape.cols);
         char* data = allocate(elements, dtype_size(kept), "weights", error);
-        uint16_t* scales = kept == DTYPE_Q8 ? allocate(rows * q8_num_scales(shape.cols), sizeof *scales, "scales", error) : NULL;
+        uint16_t* scales =
+            kept == DTYPE_Q8 ? allocate(rows * q8_num_scales(shape.cols), sizeof *scales, "scales", error) : NULL;
         if (data == NULL || (kept == DTYPE_Q8 && scales == NULL)) die(error);
         fill_random(data, scales, kept, rows, shape.cols, 0.05f);
         model->tensors[id] = (Tensor){kept, data, scales};
@@ -93,9 +95,13 @@ static int compare_doubles(const void* a, const void* b) {
     return (x > y) - (x < y);
 }
 
-static void times_sort(Times* t) { qsort(t->seconds, (size_t)t->n, sizeof *t->seconds, compare_doubles); }
+static void times_sort(Times* t) {
+    qsort(t->seconds, (size_t)t->n, sizeof *t->seconds, compare_doubles);
+}
 
-static double times_median(const Times* t) { return t->seconds[t->n / 2]; }
+static double times_median(const Times* t) {
+    return t->seconds[t->n / 2];
+}
 
 // Reads n bytes once with every thread on its own contiguous share, as a token reads its weights; bytes per second.
 static double read_bandwidth(const char* buffer, size_t n, int threads) {
@@ -165,12 +171,13 @@ static void bench_decode(const Bench* b, const char* what, int depth, int n) {
     }
     times_sort(&token);
     times_sort(&bandwidth);
-    // keys and values of all layers at the middle of the run, as floats
-    double cache = 2.0 * c->num_layers * c->channels * (depth + n / 2.0) * sizeof(float);
+    // keys and values of all layers at the middle of the run
+    double cache = 2.0 * c->num_layers * c->channels * (depth + n / 2.0) * (b->model->dtype == DTYPE_F32 ? 4 : 2);
     double bytes = (double)gpt2_bytes_per_token(b->model) + cache, rate = bytes / times_median(&token);
     printf("%-28s %8.1f tokens/s %8.3f ms", what, 1 / times_median(&token), 1e3 * times_median(&token));
     print_spread(&token, 1e3);
-    printf("  %5.1f GB/s, %3.0f %% of %.1f\n", 1e-9 * rate, 100 * rate / times_median(&bandwidth), 1e-9 * times_median(&bandwidth));
+    printf("  %5.1f GB/s, %3.0f %% of %.1f\n", 1e-9 * rate, 100 * rate / times_median(&bandwidth),
+           1e-9 * times_median(&bandwidth));
 }
 
 static void bench_prefill(const Bench* b, int T) {
@@ -187,7 +194,8 @@ static void bench_prefill(const Bench* b, int T) {
 }
 
 static BenchOptions parse_options(int argc, char** argv) {
-    BenchOptions o = {.threads = cpu_physical_cores(), .repeats = 9, .dtype = DTYPE_BF16, .kernels = NULL, .shape = "124M"};
+    BenchOptions o = {
+        .threads = cpu_physical_cores(), .repeats = 9, .dtype = DTYPE_BF16, .kernels = NULL, .shape = "124M"};
     const struct option flags[] = {{"threads", 1, NULL, 't'}, {"repeats", 1, NULL, 'r'}, {"dtype", 1, NULL, 'd'},
                                    {"kernels", 1, NULL, 'k'}, {"shape", 1, NULL, 's'},   {0}};
     for (int flag; (flag = getopt_long(argc, argv, "t:r:", flags, NULL)) != -1;) {
@@ -221,15 +229,16 @@ int main(int argc, char** argv) {
     if (config == NULL) return fprintf(stderr, "bench: no shape %s\n", options.shape), 2;
     GPT2Model model;
     random_model(&model, config, options.dtype, &error);
-    DeviceOptions device_options = {.max_seq_len = config->max_seq_len, .max_batch = 1,
-                                    .num_threads = options.threads, .kernels = options.kernels};
+    DeviceOptions device_options = {
+        .max_seq_len = config->max_seq_len, .max_batch = 1, .num_threads = options.threads, .kernels = options.kernels};
     Bench b = {.model = &model, .options = &options, .buffer_bytes = gpt2_bytes_per_token(&model)};
     b.device = gpt2_cpu.open(&model, &device_options, &error);
     b.logits = allocate((size_t)config->vocab_size, sizeof *b.logits, "logits", &error);
     b.tokens = allocate((size_t)config->max_seq_len, sizeof *b.tokens, "tokens", &error);
     b.buffer = allocate(b.buffer_bytes, 1, "buffer", &error);
     if (b.device == NULL || b.logits == NULL || b.tokens == NULL || b.buffer == NULL) die(&error);
-    for (int i = 0; i < config->max_seq_len; i++) b.tokens[i] = (int)((unsigned)i * 7919u % (unsigned)config->vocab_size);
+    for (int i = 0; i < config->max_seq_len; i++)
+        b.tokens[i] = (int)((unsigned)i * 7919u % (unsigned)config->vocab_size);
     memset(b.buffer, 1, b.buffer_bytes);
 
     printf("GPT-2 %s, %s weights, %s; %.1f MB per token; medians of %d [fastest .. slowest]\n", options.shape,

@@ -106,6 +106,9 @@ fetch_part() {
 # ----------------------------------------------------------------------------------------------------------------------
 # One file
 
+# The value of header $1 that looks like $2, with or without quotes.
+announced() { printf '%s\n' "$headers" | sed -n "s/^ *$1: *\"\{0,1\}\($2\)\"\{0,1\} *\$/\1/p" | head -n 1; }
+
 # Sets SIZE and SUM (empty: unknown) for file $1 at URL $2: from the list above, or as Hugging Face announces them for
 # its large files, whose entity tag is the SHA-256.
 expectations() {
@@ -114,8 +117,8 @@ expectations() {
     [ -n "$SUM" ] && return
     headers=$(fetch_headers "$2") || die "$2: no answer; run this again to go on where it stopped"
     headers=$(printf '%s\n' "$headers" | tr -d '\r' | tr '[:upper:]' '[:lower:]')
-    SUM=$(printf '%s\n' "$headers" | sed -n 's/^ *x-linked-etag: *"\{0,1\}\([0-9a-f]\{64\}\)"\{0,1\} *$/\1/p' | head -n 1)
-    [ -n "$SUM" ] && SIZE=$(printf '%s\n' "$headers" | sed -n 's/^ *x-linked-size: *\([0-9]\{1,\}\) *$/\1/p' | head -n 1)
+    SUM=$(announced x-linked-etag '[0-9a-f]\{64\}')
+    if [ -n "$SUM" ]; then SIZE=$(announced x-linked-size '[0-9]\{1,\}'); fi
 }
 
 # Is $1 whole, as far as SIZE and SUM tell? Says on stdout what is wrong.

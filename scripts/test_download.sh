@@ -27,9 +27,9 @@ check() {
     fi
 }
 
-# The server: files of $work/www with Range, Hugging Face's headers for .safetensors. A path under /cut/ breaks off in the
-# middle of every answer but sends at least 40,000 bytes, /broken/ answers nothing but its head, /norange/ ignores Range,
-# /moved/ redirects. It ends by itself after ten minutes.
+# The server: files of $work/www with Range, Hugging Face's headers for .safetensors. A path under /cut/ breaks off in
+# the middle of every answer but sends at least 40,000 bytes, /broken/ answers nothing but its head, /norange/ ignores
+# Range, /moved/ redirects. It ends by itself after ten minutes.
 cat >"$work/server.py" <<'END'
 import hashlib, http.server, os, re, sys, threading
 
@@ -171,7 +171,8 @@ test_llmc() {
 
     echo "spoiled" >"$work/out/gpt2_124M_bf16.bin"
     fetch plain
-    check "a file that is there but wrong is reported, not overwritten" test "$status" = 1 -a "$(cat "$work/out/gpt2_124M_bf16.bin")" = spoiled
+    check "a file that is there but wrong is reported, not overwritten" \
+        test "$status" = 1 -a "$(cat "$work/out/gpt2_124M_bf16.bin")" = spoiled
 }
 
 test_resume() {
@@ -231,7 +232,8 @@ test_failures() {
 
     fresh
     fetch broken
-    check "a server that sends nothing is given up on ($(requests tokenizer) requests)" test "$status" = 1 -a "$(requests tokenizer)" = 5
+    check "a server that sends nothing is given up on ($(requests tokenizer) requests)" \
+        test "$status" = 1 -a "$(requests tokenizer)" = 5
     check "and nothing appears" absent gpt2_tokenizer.bin
 
     fresh
@@ -260,9 +262,11 @@ test_huggingface() {
     rm "$work/out/gpt2-355M/model.safetensors"
     head -c 5000 /dev/zero >"$work/out/gpt2-355M/model.safetensors.part"
     fetch moved 355M
-    check "the checksum that the server announces is compared" test "$status" = 1 -a ! -e "$work/out/gpt2-355M/model.safetensors"
+    check "the checksum that the server announces is compared" \
+        test "$status" = 1 -a ! -e "$work/out/gpt2-355M/model.safetensors"
     fetch cut 355M
-    check "and after a broken connection it is right" cmp -s "$medium/model.safetensors" "$work/out/gpt2-355M/model.safetensors"
+    check "and after a broken connection it is right" \
+        cmp -s "$medium/model.safetensors" "$work/out/gpt2-355M/model.safetensors"
 }
 
 for tool in curl wget; do

@@ -1,5 +1,5 @@
-// Weights from files: llm.c's format, conversion, saving, and where models are found. Hugging Face's files are judged in
-// test_huggingface.c.
+// Weights from files: llm.c's format, conversion, saving, and where models are found. Hugging Face's files are judged
+// in test_huggingface.c.
 #include "../checkpoint.h"
 
 #include <errno.h>
@@ -65,7 +65,8 @@ static void test_versions(Tests* t, Bench* bench) {
     }
 }
 
-// Where the weights lie: matrices of a bf16 file where the file has them, vectors as f32; an f32 file entirely in place.
+// Where the weights lie: matrices of a bf16 file where the file has them, vectors as f32; an f32 file entirely in
+// place.
 static void test_mapping(Tests* t, Bench* bench) {
     for (int version = 3; version <= 5; version += 2) {
         Bytes bytes = toy_llmc(&bench->toy, version);

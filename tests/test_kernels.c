@@ -36,7 +36,9 @@ static Guarded guarded(size_t n) {
     return (Guarded){mapping, bytes, mapping + bytes - page - n};
 }
 
-static void guarded_free(Guarded* g) { munmap(g->mapping, g->mapping_bytes); }
+static void guarded_free(Guarded* g) {
+    munmap(g->mapping, g->mapping_bytes);
+}
 
 // A matrix product of random numbers: weights (OC, C) stored as dtype, activations (R, C), bias (OC).
 typedef struct {
@@ -96,7 +98,8 @@ static void product(const CpuKernels* k, const Problem* p, float* out, size_t fi
                     Epilogue epilogue) {
     size_t bytes = k->packed_row_bytes(p->weight.dtype, p->C);
     Guarded packed = guarded(R * bytes);
-    for (size_t r = 0; r < R; r++) k->pack_row(packed.data + r * bytes, p->inp + (first + r) * p->C, p->weight.dtype, p->C);
+    for (size_t r = 0; r < R; r++)
+        k->pack_row(packed.data + r * bytes, p->inp + (first + r) * p->C, p->weight.dtype, p->C);
     k->matmul(out, packed.data, &p->weight, p->bias, R, p->C, p->OC, begin, end, epilogue);
     guarded_free(&packed);
 }
@@ -117,7 +120,9 @@ static double product_error(const Problem* p, const float* out) {
 // What rounding can do to a product, as a share of the sum of its terms' absolute values: f32 sums lose a few units in
 // the last place per lane; activations rounded to bf16 lose up to 2^-9 of each term, int8 activations up to half a step
 // of 1/127 of their block's largest, and both average out in a sum.
-static double product_bound(DType dtype) { return dtype == DTYPE_BF16 ? 1e-3 : dtype == DTYPE_Q8 ? 5e-3 : 5e-7; }
+static double product_bound(DType dtype) {
+    return dtype == DTYPE_BF16 ? 1e-3 : dtype == DTYPE_Q8 ? 5e-3 : 5e-7;
+}
 
 static const struct {
     size_t R, C, OC;
@@ -151,8 +156,9 @@ static void test_products(Tests* t, const CpuKernels* k, DType dtype) {
         problem_free(&p);
     }
     const char* name = dtype_names[dtype];
-    test_check(t, worst <= product_bound(dtype), "%s %s: products of %d odd shapes are off by %.1e of their terms, at most %.1e",
-               k->name, name, NUM_SHAPES, worst, product_bound(dtype));
+    test_check(t, worst <= product_bound(dtype),
+               "%s %s: products of %d odd shapes are off by %.1e of their terms, at most %.1e", k->name, name,
+               NUM_SHAPES, worst, product_bound(dtype));
     test_check(t, rows_equal, "%s %s: a row computed alone has the same bits as among others", k->name, name);
     test_check(t, columns_kept, "%s %s: columns of other threads are not touched", k->name, name);
     test_check(t, added, "%s %s: the residual is added once", k->name, name);
@@ -208,21 +214,28 @@ static void test_layernorm(Tests* t, const CpuKernels* k) {
     test_check(t, worst <= 1e-5, "%s: LayerNorm of 1 to 1600 channels is off by %.1e, at most 1e-5", k->name, worst);
 }
 
-// Attention of Q queries from position `first` on, against float64; what the cache holds past the last key is NaN.
-static double attention_error(const CpuKernels* k, size_t hs, size_t first, size_t Q) {
+// Attention of Q queries from position `first` on with a cache of some dtype, against float64 from the keys and values as
+// the cache rounds them; what it holds past the last key is NaN (0xffff as binary16, 0xffffffff as binary32).
+static double attention_error(const CpuKernels* k, DType dtype, size_t hs, size_t first, size_t Q) {
     size_t T = first + Q, stride = hs + 3;
-    size_t keys_floats = (T + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK * hs;
-    Guarded keys = guarded(keys_floats * 4), values = guarded(T * padded_head_size(hs) * 4);
-    HeadCache cache = {(float*)(void*)keys.data, (float*)(void*)values.data};
-    float *key = malloc(T * hs * 4), *value = malloc(T * hs * 4), *q = malloc(Q * stride * 4), *out = malloc(Q * stride * 4);
+    size_t keys_bytes = (T + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK * hs * dtype_size(dtype);
+    size_t values_bytes = T * padded_head_size(hs) * dtype_size(dtype);
+    Guarded keys = guarded(keys_bytes), values = guarded(values_bytes);
+    HeadCache cache = {dtype, keys.data, values.data};
+    float *key = malloc(T * hs * 4), *value = malloc(T * hs * 4), *q = malloc(Q * stride * 4),
+          *out = malloc(Q * stride * 4);
     float* scores = malloc(ATTENTION_MAX_QUERIES * (T + KEY_BLOCK) * 4);
     uint32_t state = (uint32_t)(hs * 1000 + first * 10 + Q);
-    fill_nan(cache.keys, keys_floats);
-    fill_nan(cache.values, T * padded_head_size(hs));
+    memset(cache.keys, 0xff, keys_bytes);
+    memset(cache.values, 0xff, values_bytes);
     for (size_t i = 0; i < T * hs; i++) key[i] = 2 * random_float(&state), value[i] = random_float(&state);
     for (size_t i = 0; i < Q * stride; i++) q[i] = 2 * random_float(&state);
-    for (size_t i = 0; i < T; i++) head_cache_store(&cache, key + i * hs, value + i * hs, hs, i);
+    for (size_t i = 0; i < T; i++) k->cache_store(&cache, key + i * hs, value + i * hs, hs, i);
     k->attention(out, stride, q, stride, &cache, hs, first, Q, scores);
+    for (size_t i = 0; i < T * hs && dtype == DTYPE_F16; i++) {
+        key[i] = f16_to_f32(f32_to_f16(key[i]));
+        value[i] = f16_to_f32(f32_to_f16(value[i]));
+    }
     double worst = 0;
     for (size_t n = 0; n < Q; n++) {
         double p[2048], sum = 0;
@@ -244,17 +257,19 @@ static double attention_error(const CpuKernels* k, size_t hs, size_t first, size
     return worst;
 }
 
-static void test_attention(Tests* t, const CpuKernels* k) {
+static void test_attention(Tests* t, const CpuKernels* k, DType dtype) {
     const size_t head_sizes[] = {1, 15, 32, 64, 80, 96, 128}, firsts[] = {0, 1, 15, 16, 700};
     double worst = 0;
     for (size_t h = 0; h < sizeof head_sizes / sizeof *head_sizes; h++) {
         for (size_t f = 0; f < sizeof firsts / sizeof *firsts; f++) {
-            worst = fmax(worst, attention_error(k, head_sizes[h], firsts[f], 1));
-            worst = fmax(worst, attention_error(k, head_sizes[h], firsts[f], 5));
-            worst = fmax(worst, attention_error(k, head_sizes[h], firsts[f], ATTENTION_MAX_QUERIES));
+            worst = fmax(worst, attention_error(k, dtype, head_sizes[h], firsts[f], 1));
+            worst = fmax(worst, attention_error(k, dtype, head_sizes[h], firsts[f], 5));
+            worst = fmax(worst, attention_error(k, dtype, head_sizes[h], firsts[f], ATTENTION_MAX_QUERIES));
         }
     }
-    test_check(t, worst <= 2e-6, "%s: attention of heads of 1 to 128 channels is off by %.1e, at most 2e-6", k->name, worst);
+    test_check(t, worst <= 2e-6,
+               "%s: attention with a KV cache of %s, heads of 1 to 128 channels, is off by %.1e, at most 2e-6", k->name,
+               dtype_names[dtype], worst);
 }
 
 // A checker that cannot fail proves nothing: each is fed a wrong answer.
@@ -280,7 +295,8 @@ void test_kernels(Tests* t) {
         for (int dtype = 0; dtype < NUM_DTYPES; dtype++) test_products(t, k, (DType)dtype);
         test_gelu(t, k);
         test_layernorm(t, k);
-        test_attention(t, k);
+        test_attention(t, k, DTYPE_F32);
+        test_attention(t, k, DTYPE_F16);
     }
     test_check(t, cpu_kernels_select("no-such-kernels") == NULL, "a variant of an unknown name is refused");
 }
