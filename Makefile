@@ -36,7 +36,7 @@ endif
 
 OPTIMIZE := -O3 -fno-math-errno -fno-trapping-math
 CFLAGS   ?= $(OPTIMIZE) -g
-ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE= -Wall -Wextra -Werror $(CFLAGS)
+ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror $(CFLAGS)
 LIBS     := -lm
 ifeq ($(OPENMP),1)
 ALL_CFLAGS += -fopenmp
@@ -124,7 +124,7 @@ $(BUILD)/tokenize: $(BUILD)/dev/tokenize.o $(LIBRARY)
 FUZZ_SECONDS ?= 60
 $(BUILD)/fuzz_%: dev/fuzz_%.c $(MODULES:%=%.c) tests/toy_checkpoint.c $(STAMP)
 	@echo "  fuzzer   $@"
-	$(Q)clang -std=gnu11 -D_GNU_SOURCE= $(if $(filter 1,$(JANSSON)),-DHAVE_JANSSON) -DVARIANT=portable -g -O1 -I. \
+	$(Q)clang -std=gnu11 -D_GNU_SOURCE $(if $(filter 1,$(JANSSON)),-DHAVE_JANSSON) -DVARIANT=portable -g -O1 -I. \
 	  -Wno-unknown-pragmas -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 	  $(filter-out %gpt2_cpu.c,$(filter %.c,$^)) -o $@ $(filter-out -fopenmp,$(LIBS))
 
