@@ -139,10 +139,10 @@ fuzz: $(BUILD)/fuzz_checkpoint $(BUILD)/fuzz_tokenizer
 # what users ask for
 
 run: all
-	./gpt2 -m models/fairytales.bin -p "Once upon a time" -n 200 --temp 0.8 --top-p 0.95 -s 1
+	./gpt2 -m models/fairytales.bin -p "Once upon a time" -n 120 --temp 0.8 --top-p 0.9 -s 15
 
 test: all $(BUILD)/test_gpt2
-	$(BUILD)/test_gpt2
+	GPT2_PROGRAM=$(abspath $(GPT2)) $(BUILD)/test_gpt2
 
 bench: all $(BUILD)/bench
 	$(BUILD)/bench $(BENCH)

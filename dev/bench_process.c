@@ -1,5 +1,6 @@
 // Rows about the program as a whole: the process from its start to its end, its threads, its tokenizer.
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -19,32 +20,39 @@ typedef struct {
     char model[PATH_BYTES], tokenizer[PATH_BYTES];
 } Files;
 
-static void remove_files(const Files* files) {
+// Removes the files when this process ends, however it ends: a child waits until its pipe to us breaks. Returns our end
+// of the pipe, or -1.
+static int remove_files_at_end(const Files* files, Error* error) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) return fail(error, "pipe: %s", strerror(errno)), -1;
+    pid_t pid = fork();
+    if (pid < 0) return fail(error, "fork: %s", strerror(errno)), -1;
+    if (pid > 0) return close(ends[0]), ends[1];
+    char unused;
+    setsid(); // an interrupt from the terminal is not for this process
+    close(ends[1]);
+    while (read(ends[0], &unused, 1) < 0 && errno == EINTR) continue;
+    char unfinished[PATH_BYTES + 8];
+    snprintf(unfinished, sizeof unfinished, "%s.tmp", files->model);
+    unlink(unfinished);
     unlink(files->model);
     unlink(files->tokenizer);
     rmdir(files->directory);
+    _exit(0);
 }
 
 // Only llm.c's formats can be written: what is neither f32 nor bf16 is converted by the program when it loads.
-static bool write_files(Files* files, const BenchOptions* o, Error* error) {
-    const char* base = getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp";
+static bool write_files(const Files* files, const BenchOptions* o, Error* error) {
     DType dtype = o->dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
     GPT2Model model;
-    snprintf(files->directory, sizeof files->directory, "%s/gpt2_bench_XXXXXX", base);
-    if (mkdtemp(files->directory) == NULL) return fail(error, "%s: %s", files->directory, strerror(errno));
-    snprintf(files->model, sizeof files->model, "%s/random.bin", files->directory);
-    snprintf(files->tokenizer, sizeof files->tokenizer, "%s/random_tokenizer.bin", files->directory);
-    bool ok = bench_model_random(&model, bench_shape(o->shape), dtype, error);
-    if (ok) {
-        ok = bench_tokenizer_write(files->tokenizer, model.config.vocab_size, error) &&
-             checkpoint_save_llmc(&model, files->model, dtype, error);
-        bench_model_free(&model);
-    }
-    if (!ok) remove_files(files);
+    if (!bench_model_random(&model, bench_shape(o->shape), dtype, error)) return false;
+    bool ok = bench_tokenizer_write(files->tokenizer, model.config.vocab_size, error) &&
+              checkpoint_save_llmc(&model, files->model, dtype, error);
+    bench_model_free(&model);
     return ok;
 }
 
-// One run of the program; the first error ends the benchmark, its files removed before.
+// One run of the program; the first error ends the benchmark.
 static ProcessResult run_program(const BenchOptions* o, const Files* files, const char* prompt, const char* n) {
     char threads[16];
     const char* argv[] = {
@@ -53,23 +61,17 @@ static ProcessResult run_program(const BenchOptions* o, const Files* files, cons
     ProcessResult result;
     Error error;
     snprintf(threads, sizeof threads, "%d", o->threads);
-    if (!process_run(&result, argv, &error)) {
-        remove_files(files);
-        die(&error);
-    }
+    if (!process_run(&result, argv, &error)) die(&error);
     free(result.output);
     return result;
 }
 
-static double run_peer(const BenchOptions* o, const Files* files, double* megabytes) {
+static double run_peer(const BenchOptions* o, double* megabytes) {
     char command[PATH_BYTES];
     ProcessResult result;
     Error error;
     snprintf(command, sizeof command, "exec %s", o->peer_process);
-    if (!process_run(&result, (const char* const[]){"sh", "-c", command, NULL}, &error)) {
-        remove_files(files);
-        die(&error);
-    }
+    if (!process_run(&result, (const char* const[]){"sh", "-c", command, NULL}, &error)) die(&error);
     free(result.output);
     *megabytes = result.peak_megabyte;
     return result.seconds;
@@ -83,7 +85,7 @@ static void process_twenty(const Bench* b, const Files* files) {
         ProcessResult result = run_program(o, files, "Hello", "20");
         times_add(&row.seconds, result.seconds);
         row.megabytes = result.peak_megabyte;
-        if (o->peer_process != NULL) times_add(&row.peer, run_peer(o, files, &row.peer_megabytes));
+        if (o->peer_process != NULL) times_add(&row.peer, run_peer(o, &row.peer_megabytes));
     }
     if (b->token_seconds > 0) {
         snprintf(row.note, sizeof row.note, "20 token times and %.1f ms",
@@ -94,9 +96,18 @@ static void process_twenty(const Bench* b, const Files* files) {
 
 void bench_process(const Bench* b) {
     const BenchOptions* o = b->options;
+    const char* base = getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp";
     Files files;
     Error error;
-    if (!write_files(&files, o, &error)) die(&error);
+    snprintf(files.directory, sizeof files.directory, "%s/gpt2_bench_XXXXXX", base);
+    if (mkdtemp(files.directory) == NULL) {
+        fail(&error, "%s: %s", files.directory, strerror(errno));
+        die(&error);
+    }
+    snprintf(files.model, sizeof files.model, "%s/random.bin", files.directory);
+    snprintf(files.tokenizer, sizeof files.tokenizer, "%s/random_tokenizer.bin", files.directory);
+    int pipe_end = remove_files_at_end(&files, &error);
+    if (pipe_end < 0 || !write_files(&files, o, &error)) die(&error);
     process_twenty(b, &files);
     Row first = {.name = "start to first token of 5", .tokens = 5};
     for (int i = 0; i < o->repeats; i++) {
@@ -110,7 +121,7 @@ void bench_process(const Bench* b) {
     times_add(&full.seconds, result.seconds);
     full.megabytes = result.peak_megabyte;
     bench_report(b, &full);
-    remove_files(&files);
+    close(pipe_end);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

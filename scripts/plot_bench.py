@@ -46,7 +46,7 @@ def plot_depth(rows, path):
     axes.set_xlabel("tokens in the context")
     axes.set_ylabel("milliseconds per token")
     axes.set_ylim(bottom=0)
-    axes.legend(ncol=2, frameon=False, fontsize=8)
+    axes.legend(ncol=4, frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
     save(figure, path)
 
 
@@ -66,7 +66,7 @@ def plot_ladder(rows, path):
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=8)
         axes.margins(x=0.12)
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     save(figure, path)
 
 
