@@ -4,6 +4,7 @@
 #define GPT2_KERNELS_H
 
 #include "gpt2.h"
+#include "sampler.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -16,6 +17,9 @@ typedef struct {
     int max_batch;       // sequences that live side by side, each with a KV cache of its own
     int num_threads;     // CPU: threads to use
     const char* kernels; // CPU: name of the kernel variant, NULL for the best that the processor has
+    int gpu;             // GPU: its number, as gpt2_hip_info counts
+    DType dtype;         // GPU: what the matrices become on the card; the CPU uses the model as it is
+    bool cpu_logits;     // GPU: wte stays with the CPU, which computes the logits from the last hidden state
 } DeviceOptions;
 
 // A run of T new tokens for each of B sequences that all hold `position` tokens so far.
@@ -36,6 +40,12 @@ typedef struct {
     // position + T <= max_seq_len. Rewinding is allowed: positions from `position` on are overwritten.
     bool (*forward)(Device* device, const TokenRun* run, int num_logits, float* logits, Error* error);
 
+    // Runs the tokens and lets each sequence pick its next token where the logits are: next (B). Sequence b picks by
+    // samplers[b], which draws one number, as sampler_next() does; texts[b] are its num_tokens tokens so far, those of
+    // the run included. NULL where the caller has to do it with forward and sampler_next.
+    bool (*next)(Device* device, const TokenRun* run, Sampler* samplers, const int* const* texts, size_t num_tokens,
+                 int* next, Error* error);
+
     // Copies the first `length` positions of slot `from`'s KV cache to slot `to`: continuations share one prefill.
     bool (*copy_cache)(Device* device, int to, int from, int length, Error* error);
 
@@ -45,10 +55,34 @@ typedef struct {
     void (*close)(Device* device);
 } DeviceApi;
 
+// Is this a run that the device can take? What each device checks before it believes a TokenRun.
+bool token_run_check(const TokenRun* run, const GPT2Model* model, const DeviceOptions* options, int num_logits,
+                     Error* error);
+
 extern const DeviceApi gpt2_cpu;
+
+// The head alone, on the CPU: logits (R, V) = hidden (R, C) · wteᵀ.
+bool cpu_head(float* logits, const float* hidden, int R, const GPT2Model* model, int num_threads, Error* error);
 
 // Physical cores that this process may run on: the default for num_threads.
 int cpu_physical_cores(void);
+
+// What there is to know about a GPU before it is opened.
+typedef struct {
+    char name[128], arch[64]; // "AMD Radeon RX 7900 XTX", "gfx1100"
+    size_t memory;            // bytes
+    int wave_size;            // lanes: 32 or 64
+    int compute_units;
+    double bandwidth;         // of its memory, bytes per second; 0: unknown
+} GpuInfo;
+
+extern const DeviceApi gpt2_hip;
+
+// The number of GPUs; 0 with the error saying why there is none.
+int gpt2_hip_count(Error* error);
+
+// Describes GPU number `gpu`.
+bool gpt2_hip_info(GpuInfo* info, int gpu, Error* error);
 
 #ifdef __cplusplus
 }
