@@ -775,7 +775,8 @@ struct Device {
     hipStream_t stream;
     hipGraphExec_t graph; // a decode step of graph_B sequences with its pick, or NULL
     int graph_B;
-    bool has_no_graphs; // the runtime refused to capture one
+    bool has_no_graphs;   // the runtime refused to capture one
+    bool is_out_of_memory; // the last allocation found no room
     void* allocations[MAX_ALLOCATIONS];
     void* host_allocations[MAX_ALLOCATIONS];
     int num_allocations, num_host_allocations;
@@ -822,7 +823,8 @@ static size_t card_row_scales(const Device* d, size_t cols) {
 // Memory on the card, cleared: the padding of rows and heads stays 0 for good. Freed by close.
 static bool card_allocate(Device* d, void** memory, size_t bytes, const char* what, Error* error) {
     hipError_t status = hipMalloc(memory, bytes);
-    if (status == hipErrorOutOfMemory) {
+    d->is_out_of_memory = status == hipErrorOutOfMemory;
+    if (d->is_out_of_memory) {
         size_t free_bytes = 0, total = 0;
         (void)hipGetLastError(); // or the next launch would be blamed for it
         if (!hip_ok(hipMemGetInfo(&free_bytes, &total), "asking for free memory", error)) return false;
@@ -1024,10 +1026,8 @@ static bool plan_head(Device* d, const char** note, Error* error) {
     int before = d->num_allocations;
     if (!d->options.cpu_logits) {
         if (plan_card_head(d, error)) return true;
-        size_t free_bytes = 0, total = 0, rows = (size_t)d->model->config.vocab_size, C = (size_t)d->model->config.channels;
+        if (!d->is_out_of_memory) return false;
         card_free_from(d, before);
-        // a lost card fails here again
-        if (hipMemGetInfo(&free_bytes, &total) != hipSuccess || free_bytes > rows * card_row_bytes(d, C) + (64u << 20)) return false;
         d->logits = NULL;
         d->options.cpu_logits = true;
         *note = ", logits on the CPU since the head does not fit";

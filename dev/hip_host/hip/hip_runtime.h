@@ -104,7 +104,7 @@ struct State {
     int num_devices = 1;          // 0: hipGetDeviceCount gives hipErrorNoDevice
     bool has_code = true;         // false: every launch gives hipErrorNoBinaryForGpu
     size_t memory = 1u << 30;     // of the device, bytes
-    size_t memory_used = 0;
+    size_t memory_used = 0, memory_peak = 0;
     long calls = 0, launches = 0; // since the start
     long fail_call = -1;          // the call with this number fails
     hipError_t fail_with = hipErrorLaunchFailure;
@@ -628,6 +628,7 @@ inline hipError_t hipMalloc(void** memory, size_t bytes) {
     if (bytes > s.memory - s.memory_used) return hipErrorOutOfMemory;
     status = hip_host::allocate(s.device, memory, bytes);
     if (status == hipSuccess) s.memory_used += s.device[(const char*)*memory];
+    s.memory_peak = std::max(s.memory_peak, s.memory_used);
     return status;
 }
 inline hipError_t hipFree(void* memory) { return hip_host::release(hip_host::state().device, memory); }
