@@ -333,8 +333,8 @@ static void check_shapes(Tests* t) {
 
 // Batches, slots, chunks, copies: all of it must give the very bits that one sequence alone gives.
 static void check_equalities(Tests* t) {
-    const GPT2Config config = {240, 83, 96, 2, 2, 48};
-    const int B = 3, T = 230, V = config.vocab_size;
+    const GPT2Config config = {180, 53, 64, 2, 2, 24};
+    const int B = 3, T = 175, V = config.vocab_size;
     GPT2Model model;
     Error error;
     if (!reference_model(&model, &config, DTYPE_BF16, 3, &error)) return (void)test_check(t, false, "%s", error.text);
@@ -345,7 +345,7 @@ static void check_equalities(Tests* t) {
     const int slots[] = {2, 0, 3};
     Floats together((size_t)(B * 2 * V)), alone, steps((size_t)(B * V)), step_alone;
     TokenRun run = {tokens.data(), slots, B, T, 0};
-    bool ok = gpt2_hip.forward(d, &run, 2, together.data(), &error); // 690 rows: more than a chunk
+    bool ok = gpt2_hip.forward(d, &run, 2, together.data(), &error); // 525 rows: more than a chunk
     std::vector<int> last(tokens.begin(), tokens.begin() + B);
     TokenRun step = {last.data(), slots, B, 1, T};
     ok = ok && gpt2_hip.forward(d, &step, 1, steps.data(), &error);
@@ -356,7 +356,7 @@ static void check_equalities(Tests* t) {
         alone.insert(alone.end(), logits.begin(), logits.end());
         step_alone.insert(step_alone.end(), next.begin(), next.end());
     }
-    test_check(t, ok && together == alone, "3 sequences of 230 tokens in crossed slots, in 2 chunks: the bits of each alone");
+    test_check(t, ok && together == alone, "3 sequences of 175 tokens in crossed slots, in 2 chunks: the bits of each alone");
     test_check(t, ok && steps == step_alone, "a step of 3 sequences: the bits of each alone");
 
     // slot 1 holds sequence 2 and its step; slot 0 gets its first 100 tokens and goes on by itself
@@ -403,8 +403,8 @@ static std::vector<int> generate(Device* d, std::vector<int> text, int n, const 
 }
 
 static void check_picks(Tests* t) {
-    const GPT2Config config = {64, 1003, 1003, 1, 2, 32};
-    const int V = config.vocab_size, n = 24;
+    const GPT2Config config = {64, 509, 509, 1, 2, 16};
+    const int V = config.vocab_size, n = 10;
     const SamplerOptions ways[] = {
         {0, 0, 1, 0, 1},    {0, 0, 1, 0, 1.5f},        {1, 0, 1, 0, 1},          {0.7f, 40, 1, 0, 1},
         {1.3f, 0, 0.9f, 0, 1}, {1, 0, 1, 0.05f, 1}, {0.9f, 100, 0.95f, 0.01f, 1.2f}, {2, 1, 1, 0, 1},
@@ -634,7 +634,7 @@ static void check_errors(Tests* t) {
         s.fail_call = s.calls + n;
         error.text[0] = 0;
         if (short_text(&model, &text, &description, &error)) {
-            survived++; // what is only nice to have: a graph, the memory's clock
+            survived++; // the memory's clock and width, and all calls that capture a graph
             wrong += text != expected;
         } else {
             told += strstr(error.text, "GPU") != NULL;
@@ -642,7 +642,7 @@ static void check_errors(Tests* t) {
         leaks += leaked();
     }
     s.fail_call = -1;
-    test_check(t, told + survived == calls && survived <= 10 && wrong == 0 && leaks == 0,
+    test_check(t, told + survived == calls && survived <= 20 && wrong == 0 && leaks == 0,
                "each of the %ld calls fails once: %ld are reported, %ld do without, none leaks or changes the text", calls, told, survived);
 
     s.num_devices = 0;
@@ -691,6 +691,9 @@ void test_hip(Tests* t) {
         hip_host::state().wave_size = wave;
         hip_host::state().reverse = wave == 64;
         check_device(t);
+#ifdef __SANITIZE_THREAD__ // orders threads by what they wait for, not by who runs first: one pass shows it all
+        return test_skip(t, "wave size 64 and errors: they start no kernel that has not been seen");
+#endif
     }
     test_section("GPU, what can go wrong");
     check_errors(t);

@@ -38,7 +38,7 @@
 #endif
 
 #ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/asan_interface.h>
 #endif
 #ifdef __SANITIZE_THREAD__
 #include <sanitizer/tsan_interface.h>
@@ -94,7 +94,12 @@ typedef hipStream* hipStream_t;
 
 namespace hip_host {
 
-enum { COMPUTE_UNITS = 4, MAX_BLOCK_THREADS = 1024, MAX_SHARED_BYTES = 65536 };
+#ifdef __SANITIZE_THREAD__ // each fiber counts as a thread, and TSan's costs grow with their number
+enum { COMPUTE_UNITS = 2 };
+#else
+enum { COMPUTE_UNITS = 4 };
+#endif
+enum { MAX_BLOCK_THREADS = 1024, MAX_SHARED_BYTES = 65536 };
 const size_t STACK_BYTES = 128 * 1024;
 
 // What a test sets and reads.
@@ -595,10 +600,10 @@ inline hipError_t hipGetDeviceCount(int* count) {
 }
 inline hipError_t hipSetDevice(int device) {
     if (device < 0 || device >= hip_host::state().num_devices) return hipErrorInvalidDevice;
+#ifndef __SANITIZE_ADDRESS__ // which reports better
     struct sigaction action = {};
     action.sa_sigaction = hip_host::report_fault;
     action.sa_flags = SA_SIGINFO;
-#ifndef __SANITIZE_ADDRESS__
     sigaction(SIGSEGV, &action, nullptr);
 #endif
     return hip_host::call();
