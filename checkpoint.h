@@ -4,8 +4,6 @@
 
 #include "gpt2.h"
 
-typedef enum { FORMAT_LLMC, FORMAT_SAFETENSORS, FORMAT_HF_DIRECTORY } CheckpointFormat;
-
 // Where a model was found and what lies beside it.
 typedef struct {
     char model[4096];     // .bin or .safetensors file, or a Hugging Face directory
@@ -16,9 +14,9 @@ typedef struct {
 // Decides which model to load. `model` and `tokenizer` are what the user asked for, or NULL. The order without a
 // wish: $GPT2_MODEL, gpt2_124M_bf16.bin, gpt2_124M.bin, openai-community/gpt2 in the Hugging Face cache
 // ($HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub; refs/main names the snapshot), then the bundled
-// model: models/ beside the program, then share/gpt2 beside the program's bin/, then models/ of the working directory.
-// The tokenizer: vocab.json + merges.txt or *tokenizer.bin beside the model (gpt2_tokenizer.bin for gpt2_124M.bin and
-// its like, NAME_tokenizer.bin for NAME.bin).
+// model: models/ beside the program, then share/gpt2/models beside the program's bin/, then models/ of the working
+// directory. The tokenizer lies beside the model. For NAME.bin it is NAME_tokenizer.bin, else gpt2_tokenizer.bin, else
+// vocab.json with merges.txt; for a .safetensors file or a directory vocab.json with merges.txt come first.
 bool checkpoint_find(ModelPaths* paths, const char* model, const char* tokenizer, Error* error);
 
 // Loads the checkpoint at `path` (what ModelPaths.model holds). The matrices end up as `dtype`, or, when keep_dtype is

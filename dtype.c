@@ -4,10 +4,6 @@
 
 const char* const dtype_names[NUM_DTYPES] = {"f32", "bf16", "f16", "q8"};
 
-size_t dtype_row_stride(DType dtype, size_t C) { return dtype == DTYPE_Q8 ? q8_num_scales(C) * Q8_BLOCK : C; }
-
-size_t dtype_size(DType dtype) { return dtype == DTYPE_F32 ? 4 : dtype == DTYPE_Q8 ? 1 : 2; }
-
 float f16_to_f32(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16;
     uint32_t exponent = h >> 10 & 0x1f, mantissa = h & 0x3ff;
@@ -32,32 +28,54 @@ void row_to_f32(float* out, const void* in, DType dtype, size_t n) {
     const uint16_t* half = in;
     switch (dtype) {
     case DTYPE_F32: memcpy(out, in, n * sizeof(float)); return;
-    case DTYPE_BF16: for (size_t i = 0; i < n; i++) out[i] = bf16_to_f32(half[i]); return;
-    default: for (size_t i = 0; i < n; i++) out[i] = f16_to_f32(half[i]); return;
+    case DTYPE_BF16:
+        for (size_t i = 0; i < n; i++) out[i] = bf16_to_f32(half[i]);
+        return;
+    default:
+        for (size_t i = 0; i < n; i++) out[i] = f16_to_f32(half[i]);
+        return;
     }
 }
 
-static void q8_row_from_f32(int8_t* out, uint16_t* scales, const float* in, size_t n) {
-    for (size_t start = 0; start < n; start += Q8_BLOCK) {
-        size_t end = start + Q8_BLOCK < n ? start + Q8_BLOCK : n;
-        float largest = 0;
-        for (size_t i = start; i < end; i++) largest = fmaxf(largest, fabsf(in[i]));
-        uint16_t half = f32_to_f16(largest / 127);
-        float scale = f16_to_f32(half); // the elements are divided by what will multiply them
-        scales[start / Q8_BLOCK] = half;
-        for (size_t i = start; i < start + Q8_BLOCK; i++) {
-            float q = i < end && scale > 0 ? rintf(in[i] / scale) : 0;
-            out[i] = (int8_t)fmaxf(-127, fminf(127, q));
-        }
+// One block of Q8. Written with integers and constant counts so that compilers make vectors of it: the bits of
+// magnitudes sort as the magnitudes do, and adding 1.5 * 2^23 leaves no bits below 1, which rounds to nearest even.
+static void q8_block_from_f32(int8_t* out, uint16_t* scale, const float* in) {
+    int32_t largest = 0;
+    for (int i = 0; i < Q8_BLOCK; i++) {
+        int32_t magnitude = (int32_t)(f32_bits(in[i]) & 0x7fffffff);
+        largest = magnitude > largest ? magnitude : largest;
     }
+    *scale = f32_to_f16(f32_from_bits((uint32_t)largest) / 127);
+    float divisor = f16_to_f32(*scale); // the elements are divided by what will multiply them
+    if (divisor == 0) divisor = 1;      // the block is 0, or so small that it rounds to 0
+    int32_t q[Q8_BLOCK];
+    for (int i = 0; i < Q8_BLOCK; i++) {
+        float rounded = in[i] / divisor + 0x1.8p23f - 0x1.8p23f;
+        rounded = rounded > 127 ? 127 : rounded;
+        q[i] = (int32_t)(rounded < -127 ? -127 : rounded);
+    }
+    for (int i = 0; i < Q8_BLOCK; i++) out[i] = (int8_t)q[i];
+}
+
+static void q8_row_from_f32(int8_t* out, uint16_t* scales, const float* in, size_t n) {
+    size_t whole = n / Q8_BLOCK * Q8_BLOCK;
+    for (size_t i = 0; i < whole; i += Q8_BLOCK) q8_block_from_f32(out + i, &scales[i / Q8_BLOCK], in + i);
+    if (whole == n) return;
+    float last[Q8_BLOCK] = {0};
+    memcpy(last, in + whole, (n - whole) * sizeof *last);
+    q8_block_from_f32(out + whole, &scales[whole / Q8_BLOCK], last);
 }
 
 void row_from_f32(void* out, uint16_t* scales, const float* in, DType dtype, size_t n) {
     uint16_t* half = out;
     switch (dtype) {
     case DTYPE_F32: memcpy(out, in, n * sizeof(float)); return;
-    case DTYPE_BF16: for (size_t i = 0; i < n; i++) half[i] = f32_to_bf16(in[i]); return;
-    case DTYPE_F16: for (size_t i = 0; i < n; i++) half[i] = f32_to_f16(in[i]); return;
+    case DTYPE_BF16:
+        for (size_t i = 0; i < n; i++) half[i] = f32_to_bf16(in[i]);
+        return;
+    case DTYPE_F16:
+        for (size_t i = 0; i < n; i++) half[i] = f32_to_f16(in[i]);
+        return;
     default: q8_row_from_f32(out, scales, in, n); return;
     }
 }

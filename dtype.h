@@ -24,13 +24,19 @@ extern const char* const dtype_names[NUM_DTYPES];
 
 // Elements from the start of one row to the start of the next in a matrix with C columns:
 // C itself, but for Q8 C rounded up to whole blocks (the elements past C are 0).
-size_t dtype_row_stride(DType dtype, size_t C);
+static inline size_t dtype_row_stride(DType dtype, size_t C) {
+    return dtype == DTYPE_Q8 ? (C + Q8_BLOCK - 1) / Q8_BLOCK * Q8_BLOCK : C;
+}
 
 // Bytes of one element; the scales of Q8 are counted apart, see q8_num_scales.
-size_t dtype_size(DType dtype);
+static inline size_t dtype_size(DType dtype) {
+    return dtype == DTYPE_F32 ? 4 : dtype == DTYPE_Q8 ? 1 : 2;
+}
 
 // Scales in one row of a Q8 matrix with C columns.
-static inline size_t q8_num_scales(size_t C) { return (C + Q8_BLOCK - 1) / Q8_BLOCK; }
+static inline size_t q8_num_scales(size_t C) {
+    return (C + Q8_BLOCK - 1) / Q8_BLOCK;
+}
 
 static inline float f32_from_bits(uint32_t bits) {
     float f;
@@ -44,7 +50,9 @@ static inline uint32_t f32_bits(float f) {
     return bits;
 }
 
-static inline float bf16_to_f32(uint16_t h) { return f32_from_bits((uint32_t)h << 16); }
+static inline float bf16_to_f32(uint16_t h) {
+    return f32_from_bits((uint32_t)h << 16);
+}
 
 // Rounds to nearest, ties to even; a NaN stays a NaN.
 static inline uint16_t f32_to_bf16(float f) {

@@ -36,22 +36,22 @@ typedef enum { EMBEDDING, LINEAR, VECTOR } ParameterKind;
 
 // Every parameter of GPT-2, in the order of llm.c's checkpoints. Loading, sizes, printing and tests follow this table.
 //   id, llm.c's name, Hugging Face's name (after "h.<layer>." where there is one per layer), kind, layers, rows, columns
-#define GPT2_PARAMETERS(X)                                             \
-    X(WTE, "wte", "wte.weight", EMBEDDING, 1, Vp, C)                   \
-    X(WPE, "wpe", "wpe.weight", EMBEDDING, 1, maxT, C)                 \
-    X(LN1W, "ln1w", "ln_1.weight", VECTOR, L, 1, C)                    \
-    X(LN1B, "ln1b", "ln_1.bias", VECTOR, L, 1, C)                      \
-    X(QKVW, "qkvw", "attn.c_attn.weight", LINEAR, L, 3 * C, C)         \
-    X(QKVB, "qkvb", "attn.c_attn.bias", VECTOR, L, 1, 3 * C)           \
-    X(ATTPROJW, "attprojw", "attn.c_proj.weight", LINEAR, L, C, C)     \
-    X(ATTPROJB, "attprojb", "attn.c_proj.bias", VECTOR, L, 1, C)       \
-    X(LN2W, "ln2w", "ln_2.weight", VECTOR, L, 1, C)                    \
-    X(LN2B, "ln2b", "ln_2.bias", VECTOR, L, 1, C)                      \
-    X(FCW, "fcw", "mlp.c_fc.weight", LINEAR, L, 4 * C, C)              \
-    X(FCB, "fcb", "mlp.c_fc.bias", VECTOR, L, 1, 4 * C)                \
-    X(FCPROJW, "fcprojw", "mlp.c_proj.weight", LINEAR, L, C, 4 * C)    \
-    X(FCPROJB, "fcprojb", "mlp.c_proj.bias", VECTOR, L, 1, C)          \
-    X(LNFW, "lnfw", "ln_f.weight", VECTOR, 1, 1, C)                    \
+#define GPT2_PARAMETERS(X)                                                                                             \
+    X(WTE, "wte", "wte.weight", EMBEDDING, 1, Vp, C)                                                                   \
+    X(WPE, "wpe", "wpe.weight", EMBEDDING, 1, maxT, C)                                                                 \
+    X(LN1W, "ln1w", "ln_1.weight", VECTOR, L, 1, C)                                                                    \
+    X(LN1B, "ln1b", "ln_1.bias", VECTOR, L, 1, C)                                                                      \
+    X(QKVW, "qkvw", "attn.c_attn.weight", LINEAR, L, 3 * C, C)                                                         \
+    X(QKVB, "qkvb", "attn.c_attn.bias", VECTOR, L, 1, 3 * C)                                                           \
+    X(ATTPROJW, "attprojw", "attn.c_proj.weight", LINEAR, L, C, C)                                                     \
+    X(ATTPROJB, "attprojb", "attn.c_proj.bias", VECTOR, L, 1, C)                                                       \
+    X(LN2W, "ln2w", "ln_2.weight", VECTOR, L, 1, C)                                                                    \
+    X(LN2B, "ln2b", "ln_2.bias", VECTOR, L, 1, C)                                                                      \
+    X(FCW, "fcw", "mlp.c_fc.weight", LINEAR, L, 4 * C, C)                                                              \
+    X(FCB, "fcb", "mlp.c_fc.bias", VECTOR, L, 1, 4 * C)                                                                \
+    X(FCPROJW, "fcprojw", "mlp.c_proj.weight", LINEAR, L, C, 4 * C)                                                    \
+    X(FCPROJB, "fcprojb", "mlp.c_proj.bias", VECTOR, L, 1, C)                                                          \
+    X(LNFW, "lnfw", "ln_f.weight", VECTOR, 1, 1, C)                                                                    \
     X(LNFB, "lnfb", "ln_f.bias", VECTOR, 1, 1, C)
 
 #define PARAMETER_ID(id, name, hf_name, kind, layers, rows, cols) id,

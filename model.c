@@ -67,7 +67,8 @@ const float* gpt2_vector(const GPT2Model* model, ParameterId id, int layer) {
 }
 
 void gpt2_matrix_row(float* out, const Tensor* matrix, size_t row, size_t cols) {
-    const char* data = (const char*)matrix->data + row * dtype_row_stride(matrix->dtype, cols) * dtype_size(matrix->dtype);
+    const char* data =
+        (const char*)matrix->data + row * dtype_row_stride(matrix->dtype, cols) * dtype_size(matrix->dtype);
     if (matrix->dtype == DTYPE_Q8) {
         q8_row_to_f32(out, (const int8_t*)data, matrix->scales + row * q8_num_scales(cols), cols);
     } else {

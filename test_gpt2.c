@@ -5,7 +5,9 @@
 
 #include "tests/test.h"
 
-void test_section(const char* title) { printf("\n%s\n", title); }
+void test_section(const char* title) {
+    printf("\n%s\n", title);
+}
 
 static void print_claim(const char* verdict, const char* format, va_list arguments) {
     printf("  %-6s ", verdict);

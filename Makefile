@@ -1,0 +1,171 @@
+# make            builds ./gpt2 and says what it found
+# make run        writes a paragraph with the small model of the repository
+# make test       checks everything that needs no download
+# make help       lists the other targets
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+PREFIX ?= /usr/local
+BUILD  ?= build
+Q      := $(if $(V),,@)
+
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := all
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what is here
+
+# "yes" when the compiler builds a program with these flags that includes this header
+probe = $(shell printf '$(HASH)include <$(1)>\nint main(void) { return 0; }\n' | \
+          $(CC) -x c - -o /dev/null $(2) 2>/dev/null && echo yes)
+HASH := \#
+
+MACHINE := $(shell $(CC) -dumpmachine)
+ARCH    := $(firstword $(subst -, ,$(MACHINE)))
+ifndef OPENMP
+OPENMP  := $(if $(call probe,omp.h,-fopenmp),1,0)
+endif
+ifndef JANSSON
+JANSSON := $(if $(call probe,jansson.h,$(shell pkg-config --cflags --libs jansson 2>/dev/null || echo -ljansson)),1,0)
+endif
+
+# ---------------------------------------------------------------------------------------------------------------------
+# flags
+
+OPTIMIZE := -O3 -fno-math-errno -fno-trapping-math
+CFLAGS   ?= $(OPTIMIZE) -g
+ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE= -Wall -Wextra -Werror $(CFLAGS)
+LIBS     := -lm
+ifeq ($(OPENMP),1)
+ALL_CFLAGS += -fopenmp
+endif
+ifeq ($(JANSSON),1)
+ALL_CFLAGS += -DHAVE_JANSSON $(shell pkg-config --cflags jansson 2>/dev/null)
+LIBS       += $(shell pkg-config --libs jansson 2>/dev/null || echo -ljansson)
+endif
+ifdef SAN
+ALL_CFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+endif
+
+# The kernels of the CPU, once for each instruction set; cpu_variants.h holds the condition of each.
+KERNEL_FLAGS := -ffp-contract=fast
+FLAGS_portable :=
+ifeq ($(ARCH),x86_64)
+VARIANTS         := portable avx2 avx512 avx512bf16
+FLAGS_avx2       := -mavx2 -mfma -mf16c
+FLAGS_avx512     := $(FLAGS_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512
+FLAGS_avx512bf16 := $(FLAGS_avx512) -mavx512bf16 -mavx512vnni
+else ifeq ($(ARCH),aarch64)
+VARIANTS         := portable dotprod
+FLAGS_dotprod    := -march=armv8.2-a+dotprod
+else
+VARIANTS         := portable
+endif
+
+# ---------------------------------------------------------------------------------------------------------------------
+# files
+
+MODULES  := checkpoint dtype gpt2_cpu huggingface mapped_file model model_paths safetensors sampler tokenizer utils weights
+FRONT    := list_devices npy options prompt report report_json text_output
+TESTS    := checkpoint cli dtype huggingface kernels model sampler tokenizer
+SUPPORT  := reference toy_checkpoint
+KERNELS  := $(VARIANTS:%=$(BUILD)/cpu_kernels_%.o)
+LIBRARY  := $(MODULES:%=$(BUILD)/%.o) $(KERNELS)
+PROGRAM  := $(BUILD)/gpt2.o $(FRONT:%=$(BUILD)/%.o)
+TESTER   := $(BUILD)/test_gpt2.o $(TESTS:%=$(BUILD)/tests/test_%.o) $(SUPPORT:%=$(BUILD)/tests/%.o)
+
+.PHONY: all run test bench fuzz install uninstall clean help FORCE
+all: found $(PROGRAM_NAME)
+
+.PHONY: found
+found:
+	@echo "compiler   $(CC), $(MACHINE)"
+	@echo "threads    $(if $(filter 1,$(OPENMP)),OpenMP,one: no OpenMP (Debian: libgomp comes with gcc; clang: libomp-dev))"
+	@echo "kernels    $(VARIANTS), chosen at run time"
+	@echo "formats    llm.c$(if $(filter 1,$(JANSSON)), and Hugging Face (libjansson), only: no libjansson (Debian: libjansson-dev) to read Hugging Face directories)"
+
+# Where the program goes; valgrind's copy lies elsewhere.
+PROGRAM_NAME ?= gpt2
+
+# A change of compiler or flags rebuilds everything.
+STAMP := $(BUILD)/flags
+$(STAMP): FORCE
+	@mkdir -p $(BUILD)/tests $(BUILD)/dev
+	@echo '$(CC) $(ALL_CFLAGS) $(KERNEL_FLAGS) $(LIBS)' | cmp -s - $@ || echo '$(CC) $(ALL_CFLAGS) $(KERNEL_FLAGS) $(LIBS)' > $@
+
+COMPILE = $(CC) $(ALL_CFLAGS) -MMD -MP
+
+$(BUILD)/cpu_kernels_%.o: cpu_kernels.c $(STAMP)
+	@echo "  cc       $< ($*)"
+	$(Q)$(COMPILE) $(KERNEL_FLAGS) -DVARIANT=$* $(FLAGS_$*) -c $< -o $@
+
+$(BUILD)/%.o: %.c $(STAMP)
+	@echo "  cc       $<"
+	$(Q)$(COMPILE) -c $< -o $@
+
+$(PROGRAM_NAME): $(PROGRAM) $(LIBRARY)
+	@echo "  link     $@"
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
+
+$(BUILD)/test_gpt2: $(TESTER) $(LIBRARY) $(FRONT:%=$(BUILD)/%.o)
+	@echo "  link     $@"
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
+
+$(BUILD)/bench: $(BUILD)/dev/bench.o $(LIBRARY)
+	@echo "  link     $@"
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
+
+$(BUILD)/tokenize: $(BUILD)/dev/tokenize.o $(LIBRARY)
+	@echo "  link     $@"
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
+
+# The fuzzers are built whole, with clang, so that every line under them is instrumented.
+FUZZ_SECONDS ?= 60
+$(BUILD)/fuzz_%: dev/fuzz_%.c $(MODULES:%=%.c) tests/toy_checkpoint.c $(STAMP)
+	@echo "  fuzzer   $@"
+	$(Q)clang -std=gnu11 -D_GNU_SOURCE= $(if $(filter 1,$(JANSSON)),-DHAVE_JANSSON) -DVARIANT=portable -g -O1 -I. \
+	  -Wno-unknown-pragmas -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+	  $(filter-out %gpt2_cpu.c,$(filter %.c,$^)) -o $@ $(filter-out -fopenmp,$(LIBS))
+
+fuzz: $(BUILD)/fuzz_checkpoint $(BUILD)/fuzz_tokenizer
+	@mkdir -p $(BUILD)/corpus_checkpoint $(BUILD)/corpus_tokenizer
+	$(BUILD)/fuzz_checkpoint $(BUILD)/corpus_checkpoint -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1
+	$(BUILD)/fuzz_tokenizer $(BUILD)/corpus_tokenizer -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 -print_final_stats=1
+
+-include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d $(BUILD)/dev/*.d)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what users ask for
+
+run: all
+	./gpt2 -m models/fairytales.bin -p "Once upon a time" -n 200 --temp 0.8 --top-p 0.95 -s 1
+
+test: all $(BUILD)/test_gpt2
+	$(BUILD)/test_gpt2
+
+bench: all $(BUILD)/bench
+	$(BUILD)/bench $(BENCH)
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/gpt2/models $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 gpt2 $(DESTDIR)$(PREFIX)/bin/gpt2
+	install -m 644 models/fairytales.bin models/fairytales_tokenizer.bin $(DESTDIR)$(PREFIX)/share/gpt2/models
+	install -m 644 gpt2.1 $(DESTDIR)$(PREFIX)/share/man/man1/gpt2.1
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/gpt2 $(DESTDIR)$(PREFIX)/share/man/man1/gpt2.1
+	rm -rf $(DESTDIR)$(PREFIX)/share/gpt2
+
+clean:
+	rm -rf $(BUILD) gpt2
+
+help:
+	@echo "make            build ./gpt2 and say what was found"
+	@echo "make run        write a paragraph with the small model of the repository"
+	@echo "make test       check everything that needs no download"
+	@echo "make bench      measure tokens per second beside the machine's limits; BENCH=\"--dtype q8 -t 1\" for options"
+	@echo "make fuzz       try to break the readers of files and text; FUZZ_SECONDS=60 for each (needs clang)"
+	@echo "make install    PREFIX=$(PREFIX) DESTDIR=$(DESTDIR); make uninstall removes it"
+	@echo "make clean      remove what was built"
+	@echo "Settings: CC=clang  CFLAGS=...  SAN=1 (sanitizers)  OPENMP=0  JANSSON=0  BUILD=dir  V=1 (show commands)"

@@ -1,0 +1,690 @@
+// One variant of the CPU kernels: compiled once per instruction set with -DVARIANT=name (see Makefile).
+//
+// Vectors are the compiler's own (GCC and clang vector extensions), VL floats wide; intrinsics appear only where an
+// instruction has no portable spelling (bf16 and int8 dot products, binary16 conversion).
+#include "cpu_kernels.h"
+
+#include <math.h>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#if defined(__AVX512F__)
+enum { VL = 16 };
+#elif defined(__AVX2__)
+enum { VL = 8 };
+#else
+enum { VL = 4 }; // SSE2, NEON, or whatever the compiler makes of four floats
+#endif
+
+// A tile of the matrix product: MR rows of weights times NR rows of activations stay in registers.
+enum { MR = 4 };
+#if defined(__AVX512F__) || defined(__aarch64__)
+enum { NR = 6 }; // 24 of 32 registers accumulate
+#else
+enum { NR = 3 }; // 12 of 16
+#endif
+
+typedef float vf __attribute__((vector_size(4 * VL)));
+typedef int32_t vi __attribute__((vector_size(4 * VL)));
+typedef uint32_t vu __attribute__((vector_size(4 * VL)));
+typedef uint16_t vh __attribute__((vector_size(2 * VL)));
+typedef float v4f __attribute__((vector_size(16)));
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+INLINE vf vf_load(const void* p) {
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+INLINE void vf_store(void* p, vf v) {
+    memcpy(p, &v, sizeof v);
+}
+INLINE vf vf_set(float x) {
+    return x - (vf){0};
+}
+INLINE vf vf_select(vi mask, vf yes, vf no) {
+    return (vf)((mask & (vi)yes) | (~mask & (vi)no));
+}
+INLINE vf vf_max(vf a, vf b) {
+    return vf_select(a > b, a, b);
+}
+
+// Halves of a vector, for sums across lanes. The order of such a sum is the same everywhere in this file:
+// lane i meets lane i + VL / 2, then the halves of that, down to two lanes.
+#if defined(__AVX512F__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+INLINE v4f sum_lanes4(vf a, vf b, vf c, vf d) {
+    vf ab = SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+            SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    vf cd = SHUFFLE(c, d, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+            SHUFFLE(c, d, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    vf abcd = SHUFFLE(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+              SHUFFLE(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    abcd += SHUFFLE(abcd, abcd, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    abcd += SHUFFLE(abcd, abcd, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    return SHUFFLE(abcd, abcd, 0, 4, 8, 12);
+}
+#elif defined(__AVX2__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+INLINE v4f sum_lanes4(vf a, vf b, vf c, vf d) {
+    vf ab = SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    vf cd = SHUFFLE(c, d, 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE(c, d, 4, 5, 6, 7, 12, 13, 14, 15);
+    vf even = SHUFFLE(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) + SHUFFLE(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15); // a c b d
+    even += SHUFFLE(even, even, 1, 0, 3, 2, 5, 4, 7, 6);
+    return SHUFFLE(even, even, 0, 4, 2, 6);
+}
+#else
+INLINE v4f sum_lanes4(vf a, vf b, vf c, vf d) {
+    v4f a02 = {a[0] + a[2], b[0] + b[2], c[0] + c[2], d[0] + d[2]};
+    v4f a13 = {a[1] + a[3], b[1] + b[3], c[1] + c[3], d[1] + d[3]};
+    return a02 + a13;
+}
+#endif
+
+INLINE float sum_lanes(vf a) {
+    return sum_lanes4(a, a, a, a)[0];
+}
+
+INLINE float max_lanes(vf a) {
+    float largest = a[0];
+    UNROLL for (int i = 1; i < VL; i++) largest = a[i] > largest ? a[i] : largest;
+    return largest;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// elementary functions
+
+// eˣ for x <= 88, 0 below -87.3: x = n ln 2 + r, a polynomial for eʳ on |r| <= ln 2 / 2 (relative error below 1e-7),
+// times 2ⁿ put into the exponent. ln 2 is split in two so that r is exact.
+INLINE vf vf_exp(vf x) {
+    vf n = x * 1.44269504f + 12582912.0f; // 1.5 * 2^23: the low bits of the sum hold the rounded integer
+    vi bits = (vi)n;
+    n -= 12582912.0f;
+    vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    vf result = (vf)((vi)p + (bits << 23));
+    return vf_select(x > -87.3f, result, (vf){0});
+}
+
+// GELU in its tanh form (Hendrycks and Gimpel 2016; GPT-2's): x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x³).
+// As (1 + tanh(u)) / 2 = 1 / (1 + e^(-2u)), it is x / (1 + e^(-2u)).
+INLINE vf vf_gelu(vf x) {
+    vf minus_2u = -1.5957691216f * (x + 0.044715f * x * x * x);
+    minus_2u = vf_select(minus_2u > 80.0f, vf_set(80.0f), minus_2u); // e^80: the quotient is 0 to f32
+    return x / (1.0f + vf_exp(minus_2u));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// packed activations
+
+// How a product with weights of some dtype is computed.
+//   WIDEN_*        weights are widened to f32, activations are f32
+//   BF16_BY_BF16   the processor's bf16 dot product: activations are rounded to bf16
+//   INT8_BY_INT8   integer dot products of blocks: activations are rounded to int8 with a scale per block
+typedef enum { WIDEN_F32, WIDEN_BF16, WIDEN_F16, BF16_BY_BF16, INT8_BY_INT8 } Arithmetic;
+
+// Rounding activations to bf16 costs up to 2^-9 of each term; in long sums that averages out (logits of GPT-2 shapes
+// move by less than half a percent of the largest), in short ones it does not, and there speed does not matter.
+enum { LONG_SUM = 512 };
+
+static Arithmetic arithmetic_of(DType dtype, size_t C) {
+    switch (dtype) {
+    case DTYPE_F32: return WIDEN_F32;
+#if defined(__AVX512BF16__)
+    case DTYPE_BF16: return C >= LONG_SUM ? BF16_BY_BF16 : WIDEN_BF16;
+#else
+    case DTYPE_BF16: return (void)C, WIDEN_BF16;
+#endif
+    case DTYPE_F16: return WIDEN_F16;
+    default: return INT8_BY_INT8;
+    }
+}
+
+enum { PAD = 64 }; // elements; a packed row is padded with zeros to whole vectors of every format
+
+INLINE size_t padded(size_t C) {
+    return (C + PAD - 1) / PAD * PAD;
+}
+
+// A packed row for Q8 weights: padded(C) int8, then one f32 scale per block, padded to 64 bytes.
+static size_t packed_row_bytes(DType dtype, size_t C) {
+    switch (arithmetic_of(dtype, C)) {
+    case INT8_BY_INT8: return padded(C) + padded(padded(C) / Q8_BLOCK) * sizeof(float);
+    case BF16_BY_BF16: return padded(C) * sizeof(uint16_t);
+    default: return padded(C) * sizeof(float);
+    }
+}
+
+static void pack_q8(int8_t* out, float* scales, const float* in, size_t C) {
+    memset(out, 0, padded(C));
+    for (size_t start = 0; start < padded(C); start += Q8_BLOCK) {
+        size_t n = start >= C ? 0 : C - start < Q8_BLOCK ? C - start : Q8_BLOCK;
+        float largest = 0;
+        for (size_t i = 0; i < n; i++) {
+            float magnitude = fabsf(in[start + i]);
+            largest = magnitude > largest ? magnitude : largest;
+        }
+        float inverse = largest > 0 ? 127 / largest : 0;
+        scales[start / Q8_BLOCK] = largest / 127;
+        for (size_t i = 0; i < n; i++) {
+            // adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits
+            out[start + i] = (int8_t)(f32_bits(in[start + i] * inverse + 12582912.0f) & 0xff);
+        }
+    }
+}
+
+static void pack_bf16(uint16_t* out, const float* in, size_t C) {
+    for (size_t i = 0; i < C; i++) out[i] = f32_to_bf16(in[i]);
+    memset(out + C, 0, (padded(C) - C) * sizeof *out);
+}
+
+static void pack_f32(float* out, const float* in, size_t C) {
+    memcpy(out, in, C * sizeof *out);
+    memset(out + C, 0, (padded(C) - C) * sizeof *out);
+}
+
+static void pack_row(void* out, const float* in, DType dtype, size_t C) {
+    switch (arithmetic_of(dtype, C)) {
+    case INT8_BY_INT8: pack_q8(out, (float*)((char*)out + padded(C)), in, C); return;
+    case BF16_BY_BF16: pack_bf16(out, in, C); return;
+    default: pack_f32(out, in, C); return;
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// dot products with f32, bf16 and f16 weights
+
+#if defined(__AVX512F__)
+INLINE vf f16_widen(const void* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+}
+#elif defined(__AVX2__) && defined(__F16C__)
+INLINE vf f16_widen(const void* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+}
+#elif defined(__aarch64__)
+INLINE vf f16_widen(const void* p) {
+    return (vf)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t*)p)));
+}
+#else
+// Exponent and mantissa move into place and 2^112 corrects the bias, exactly, subnormals included; exponent 31
+// (infinity, NaN) becomes 255.
+INLINE vf f16_widen(const void* p) {
+    vh half;
+    memcpy(&half, p, sizeof half);
+    vu bits = __builtin_convertvector(half, vu);
+    vu magnitude = (bits & 0x7fff) << 13;
+    vu special = (vu)((vi)(magnitude >= 0x0f800000)) & 0x7f800000;
+    vf scaled = (vf)magnitude * 0x1p112f;
+    return (vf)((vu)scaled | special | (bits & 0x8000) << 16);
+}
+#endif
+
+// n floats rounded to binary16.
+#if defined(__AVX512F__)
+static void f16_narrow(uint16_t* out, const float* in, size_t n) {
+    for (size_t i = 0; i < n; i += VL) {
+        __mmask16 lanes = (__mmask16)(n - i < VL ? (1u << (n - i)) - 1 : 0xffff);
+        __m512 x = _mm512_maskz_loadu_ps(lanes, in + i);
+        _mm256_mask_storeu_epi16(out + i, lanes, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
+}
+#else
+static void f16_narrow(uint16_t* out, const float* in, size_t n) {
+    row_from_f32(out, NULL, in, DTYPE_F16, n);
+}
+#endif
+
+INLINE vf bf16_widen(const void* p) {
+    vh half;
+    memcpy(&half, p, sizeof half);
+    return (vf)(__builtin_convertvector(half, vu) << 16);
+}
+
+// sum + w · x for one step of weights at w and activations at x, lane by lane.
+INLINE vf dot_add(vf sum, const void* w, const void* x, Arithmetic arithmetic) {
+#if defined(__AVX512BF16__)
+    if (arithmetic == BF16_BY_BF16) {
+        return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(w), (__m512bh)_mm512_loadu_si512(x));
+    }
+#endif
+    vf weight = arithmetic == WIDEN_F32 ? vf_load(w) : arithmetic == WIDEN_BF16 ? bf16_widen(w) : f16_widen(w);
+    return sum + weight * vf_load(x);
+}
+
+// sums (nr, MR) = w (MR rows, by pointer) · x (nr packed rows, by pointer), C elements each. `next` is how far ahead of
+// w the rows lie that will be read next, in bytes: they are requested now.
+INLINE void dot_tile(v4f* sums, const char* const* w, const char* const* x, size_t C, Arithmetic arithmetic,
+                     size_t next, int nr) {
+    vf acc[NR][MR] = {{{0}}};
+    size_t step = arithmetic == BF16_BY_BF16 ? 2 * VL : VL, w_size = arithmetic == WIDEN_F32 ? 4 : 2;
+    size_t w_step = step * w_size, x_step = sizeof(vf); // bytes
+    size_t steps = C / step, rest = C % step;
+    for (size_t k = 0; k < steps; k++) {
+        UNROLL for (int m = 0; m < MR; m++) {
+            if (nr == 1) __builtin_prefetch(w[m] + k * w_step + next);
+            UNROLL for (int n = 0; n < nr; n++) acc[n][m] =
+                dot_add(acc[n][m], w[m] + k * w_step, x[n] + k * x_step, arithmetic);
+        }
+    }
+    if (rest > 0) { // the packed rows are padded with zeros, the weights are not
+        char last[MR][64] = {{0}};
+        for (int m = 0; m < MR; m++) memcpy(last[m], w[m] + steps * w_step, rest * w_size);
+        UNROLL for (int m = 0; m < MR; m++) {
+            UNROLL for (int n = 0; n < nr; n++) acc[n][m] =
+                dot_add(acc[n][m], last[m], x[n] + steps * x_step, arithmetic);
+        }
+    }
+    UNROLL for (int n = 0; n < nr; n++) sums[n] = sum_lanes4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// dot products with Q8 weights
+
+// Lane i of int8_dot: the sum of w[4 i .. 4 i + 3] * x[4 i .. 4 i + 3], all int8 in [-127, 127], exactly.
+#if defined(__AVX512VNNI__)
+// The instruction wants one factor unsigned: x · w = (x + 128) · w - 128 · w. The second term belongs to the weights
+// alone and is computed once for all activations they meet.
+INLINE vi int8_weights_term(const void* w) {
+    __m512i high_bits = _mm512_set1_epi8((char)0x80), zero = _mm512_setzero_si512();
+    return (vi)_mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, high_bits, _mm512_loadu_si512(w)));
+}
+INLINE vi int8_dot(const void* w, vi weights_term, const void* x) {
+    __m512i shifted = _mm512_xor_si512(_mm512_loadu_si512(x), _mm512_set1_epi8((char)0x80));
+    return (vi)_mm512_dpbusd_epi32((__m512i)weights_term, shifted, _mm512_loadu_si512(w));
+}
+#elif defined(__ARM_FEATURE_DOTPROD)
+INLINE vi int8_weights_term(const void* w) {
+    return (void)w, (vi){0};
+}
+INLINE vi int8_dot(const void* w, vi weights_term, const void* x) {
+    return (vi)vdotq_s32((int32x4_t)weights_term, vld1q_s8(w), vld1q_s8(x));
+}
+#else
+// Products of two and their sums of two fit into 16 bits (2 * 127 * 127 < 2^15), so no step can overflow.
+INLINE vi int8_weights_term(const void* w) {
+    return (void)w, (vi){0};
+}
+INLINE vi int8_dot(const void* w, vi weights_term, const void* x) {
+    typedef int16_t vs __attribute__((vector_size(4 * VL)));
+    vs ws, xs;
+    memcpy(&ws, w, sizeof ws);
+    memcpy(&xs, x, sizeof xs);
+    vs even = (ws << 8 >> 8) * (xs << 8 >> 8), odd = (ws >> 8) * (xs >> 8);
+    vi pairs = (vi)(even + odd);
+    return weights_term + (pairs << 16 >> 16) + (pairs >> 16);
+}
+#endif
+
+enum { SCALE_CHUNK = 16 };                  // blocks whose scales are widened at once
+enum { CHUNK_ELEMENTS = SCALE_CHUNK * 32 }; // and the elements they cover
+
+// From the scales of a chunk, those of the blocks that the vector of 4 VL elements at `element` of the chunk covers: one
+// for each lane of int8_dot.
+INLINE vf lane_scales(const float* scales, size_t element) {
+    const float* s = scales + element / Q8_BLOCK;
+#if defined(__AVX512F__)
+    return _mm512_mask_broadcastss_ps(_mm512_set1_ps(s[0]), 0xff00, _mm_load_ss(s + 1));
+#else
+    return vf_set(s[0]);
+#endif
+}
+
+// One vector of 4 VL elements of MR rows of weights with nr rows of activations, at `element` of a chunk.
+INLINE void q8_step(vf acc[NR][MR], const char* const* w, const float (*w_scales)[SCALE_CHUNK], const char* const* x,
+                    const float* const* x_scales, size_t element, int nr) {
+    UNROLL for (int m = 0; m < MR; m++) {
+        vi weights_term = int8_weights_term(w[m]);
+        vf w_scale = lane_scales(w_scales[m], element);
+        UNROLL for (int n = 0; n < nr; n++) {
+            vf products = __builtin_convertvector(int8_dot(w[m], weights_term, x[n]), vf);
+            acc[n][m] += products * (w_scale * lane_scales(x_scales[n], element));
+        }
+    }
+}
+
+// As dot_tile, with Q8 weights: sums (nr, MR) = Σ over blocks of scale_w · scale_x · (int8 dot product of the block).
+// Row m of the weights has its scales at w_scales[m]; a packed row of activations has them behind its elements.
+INLINE void q8_tile(v4f* sums, const char* const* w, const uint16_t* const* w_scales, const char* const* x, size_t C,
+                    size_t next, int nr) {
+    vf acc[NR][MR] = {{{0}}};
+    const char *w_at[MR], *x_at[NR];
+    const float* x_scales[NR];
+    size_t stride = dtype_row_stride(DTYPE_Q8, C), whole = stride / (4 * VL) * (4 * VL);
+    for (size_t start = 0; start < stride; start += CHUNK_ELEMENTS) {
+        float scales[MR][SCALE_CHUNK];
+        size_t blocks = stride - start < CHUNK_ELEMENTS ? (stride - start) / Q8_BLOCK : SCALE_CHUNK;
+        UNROLL for (int m = 0; m < MR; m++) {
+            uint16_t half[SCALE_CHUNK] = {0};
+            if (blocks == SCALE_CHUNK) memcpy(half, w_scales[m] + start / Q8_BLOCK, sizeof half);
+            else memcpy(half, w_scales[m] + start / Q8_BLOCK, blocks * sizeof *half);
+            UNROLL for (int i = 0; i < SCALE_CHUNK; i += VL) vf_store(scales[m] + i, f16_widen(half + i));
+        }
+        UNROLL for (int n = 0; n < nr; n++) x_scales[n] = (const float*)(x[n] + padded(C)) + start / Q8_BLOCK;
+        size_t end = start + blocks * Q8_BLOCK < whole ? start + blocks * Q8_BLOCK : whole;
+        for (size_t k = start; k < end; k += 4 * VL) {
+            UNROLL for (int m = 0; m < MR; m++) {
+                w_at[m] = w[m] + k;
+                if (nr == 1) __builtin_prefetch(w_at[m] + next);
+            }
+            UNROLL for (int n = 0; n < nr; n++) x_at[n] = x[n] + k;
+            q8_step(acc, w_at, scales, x_at, x_scales, k - start, nr);
+        }
+        if (start + blocks * Q8_BLOCK == stride && whole < stride) { // half a vector of one block is left
+            char last[MR][4 * VL] = {{0}};
+            UNROLL for (int m = 0; m < MR; m++) w_at[m] = memcpy(last[m], w[m] + whole, stride - whole);
+            UNROLL for (int n = 0; n < nr; n++) x_at[n] = x[n] + whole;
+            q8_step(acc, w_at, scales, x_at, x_scales, whole - start, nr);
+        }
+    }
+    UNROLL for (int n = 0; n < nr; n++) sums[n] = sum_lanes4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// the matrix product
+
+// What a product needs to know besides the position of a tile.
+typedef struct {
+    float* out;         // (R, OC)
+    const char* inp;    // (R) packed rows
+    const char* weight; // (OC) rows
+    const uint16_t* scales;
+    const float* bias; // (OC) or NULL
+    size_t C, OC, end, inp_bytes, weight_bytes, num_scales;
+    Epilogue epilogue;
+} Product;
+
+// Rows r .. r + count - 1 (count <= nr), columns o .. o + MR - 1 of the result. Past the last row and column the tile
+// repeats the last one and drops what it computed there.
+INLINE void product_tile(const Product* p, Arithmetic arithmetic, size_t r, size_t count, size_t o, int nr) {
+    const char *w[MR], *x[NR];
+    const uint16_t* scales[MR];
+    size_t columns = p->end - o < MR ? p->end - o : MR;
+    UNROLL for (size_t m = 0; m < MR; m++) {
+        size_t row = o + (m < columns ? m : columns - 1);
+        w[m] = p->weight + row * p->weight_bytes;
+        scales[m] = p->scales + row * p->num_scales;
+    }
+    UNROLL for (size_t n = 0; n < (size_t)nr; n++) x[n] = p->inp + (r + (n < count ? n : count - 1)) * p->inp_bytes;
+    v4f sums[NR];
+    if (arithmetic == INT8_BY_INT8) {
+        q8_tile(sums, w, scales, x, p->C, MR * p->weight_bytes, nr);
+    } else {
+        dot_tile(sums, w, x, p->C, arithmetic, MR * p->weight_bytes, nr);
+    }
+    for (size_t n = 0; n < count; n++) {
+        float* out = p->out + (r + n) * p->OC + o;
+        for (size_t m = 0; m < columns; m++) {
+            float y = sums[n][m] + (p->bias != NULL ? p->bias[o + m] : 0.0f);
+            out[m] = p->epilogue == EPILOGUE_ADD ? out[m] + y : y;
+        }
+    }
+}
+
+// out[0 .. n) = GELU(out[0 .. n))
+static void gelu_forward(float* out, size_t n) {
+    for (size_t i = 0; i < n; i += VL) {
+        size_t rest = n - i < VL ? n - i : VL;
+        vf x = {0};
+        memcpy(&x, out + i, rest * sizeof(float));
+        x = vf_gelu(x);
+        memcpy(out + i, &x, rest * sizeof(float));
+    }
+}
+
+enum { PANEL_BYTES = 96 * 1024 }; // weights that stay in the second-level cache while all rows pass by
+
+// Columns [begin, p->end) for all R rows: the weights in panels, each met by NR rows of activations at a time.
+INLINE void product_columns(const Product* p, Arithmetic arithmetic, size_t R, size_t begin) {
+    size_t panel = PANEL_BYTES / p->weight_bytes / MR * MR;
+    if (panel < MR) panel = MR;
+    for (size_t o = begin; o < p->end; o += panel) {
+        size_t panel_end = p->end - o < panel ? p->end : o + panel;
+        for (size_t r = 0; r < R; r += NR) {
+            size_t count = R - r < NR ? R - r : NR;
+            for (size_t i = o; i < panel_end; i += MR) {
+                if (count == 1) {
+                    product_tile(p, arithmetic, r, 1, i, 1);
+                } else {
+                    product_tile(p, arithmetic, r, count, i, NR);
+                }
+            }
+            if (p->epilogue == EPILOGUE_GELU) {
+                for (size_t n = r; n < r + count; n++) gelu_forward(p->out + n * p->OC + o, panel_end - o);
+            }
+        }
+    }
+}
+
+static void matmul(float* out, const void* inp, const Tensor* weight, const float* bias, size_t R, size_t C, size_t OC,
+                   size_t begin, size_t end, Epilogue epilogue) {
+    DType dtype = weight->dtype;
+    Product p = {
+        .out = out,
+        .inp = inp,
+        .weight = weight->data,
+        .scales = weight->scales,
+        .bias = bias,
+        .C = C,
+        .OC = OC,
+        .end = end,
+        .inp_bytes = packed_row_bytes(dtype, C),
+        .weight_bytes = dtype_row_stride(dtype, C) * dtype_size(dtype),
+        .num_scales = q8_num_scales(C),
+        .epilogue = epilogue,
+    };
+    if (begin >= end) return;
+    switch (arithmetic_of(dtype, C)) { // each call is compiled for its arithmetic
+    case WIDEN_F32: product_columns(&p, WIDEN_F32, R, begin); return;
+    case WIDEN_BF16: product_columns(&p, WIDEN_BF16, R, begin); return;
+    case WIDEN_F16: product_columns(&p, WIDEN_F16, R, begin); return;
+    case INT8_BY_INT8: product_columns(&p, INT8_BY_INT8, R, begin); return;
+#if defined(__AVX512BF16__)
+    case BF16_BY_BF16: product_columns(&p, BF16_BY_BF16, R, begin); return;
+#endif
+    default: return;
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// LayerNorm
+
+// VL floats at in + i, or the rest of C with zeros behind it.
+INLINE vf load_rest(const float* in, size_t i, size_t C) {
+    if (C - i >= VL) return vf_load(in + i);
+    vf v = {0};
+    memcpy(&v, in + i, (C - i) * sizeof(float));
+    return v;
+}
+
+static void layernorm(float* out, const float* in, const float* weight, const float* bias, size_t C) {
+    vf sum = {0}, squares = {0};
+    for (size_t i = 0; i < C; i += VL) sum += load_rest(in, i, C);
+    float mean = sum_lanes(sum) / (float)C;
+    for (size_t i = 0; i < C; i += VL) {
+        vf d = load_rest(in, i, C) - mean;
+        if (C - i < VL) {
+            for (size_t lane = C - i; lane < VL; lane++) d[lane] = 0;
+        }
+        squares += d * d;
+    }
+    float rstd = 1.0f / sqrtf(sum_lanes(squares) / (float)C + 1e-5f);
+    for (size_t i = 0; i < C; i++) out[i] = (in[i] - mean) * rstd * weight[i] + bias[i];
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// attention
+
+static void cache_store(const HeadCache* cache, const float* key, const float* value, size_t hs, size_t position) {
+    size_t column = position / KEY_BLOCK * hs * KEY_BLOCK + position % KEY_BLOCK, row = position * padded_head_size(hs);
+    size_t padding = padded_head_size(hs) - hs;
+    if (cache->dtype == DTYPE_F32) {
+        float *keys = (float*)cache->keys + column, *values = (float*)cache->values + row;
+        for (size_t d = 0; d < hs; d++) keys[d * KEY_BLOCK] = key[d];
+        memcpy(values, value, hs * sizeof *values);
+        memset(values + hs, 0, padding * sizeof *values);
+        return;
+    }
+    uint16_t *keys = (uint16_t*)cache->keys + column, *values = (uint16_t*)cache->values + row, half[64];
+    for (size_t d = 0; d < hs; d += 64) {
+        size_t n = hs - d < 64 ? hs - d : 64;
+        f16_narrow(half, key + d, n);
+        for (size_t i = 0; i < n; i++) keys[(d + i) * KEY_BLOCK] = half[i];
+    }
+    f16_narrow(values, value, hs);
+    memset(values + hs, 0, padding * sizeof *values);
+}
+
+INLINE size_t cache_size(DType dtype) {
+    return dtype == DTYPE_F32 ? 4 : 2;
+}
+INLINE vf cache_load(const char* p, DType dtype) {
+    return dtype == DTYPE_F32 ? vf_load(p) : f16_widen(p);
+}
+
+// scores (nq, KEY_BLOCK * nb) = q · kᵀ * scale for nb consecutive blocks of keys. What is summed for a key is the same for
+// every nq and nb: they only keep enough sums going at a time.
+INLINE void attention_score_blocks(float* scores, size_t scores_stride, const float* q, size_t q_stride,
+                                   const char* keys, size_t hs, float scale, DType dtype, int nq, int nb) {
+    enum { MAX_SUMS = ATTENTION_MAX_QUERIES };
+    size_t size = cache_size(dtype), block_bytes = hs * KEY_BLOCK * size;
+    UNROLL for (int lane = 0; lane < KEY_BLOCK; lane += VL) {
+        vf acc[MAX_SUMS] = {{0}}; // (nb, nq), nb * nq <= MAX_SUMS
+        for (size_t d = 0; d < hs; d++) {
+            UNROLL for (int b = 0; b < nb; b++) {
+                const char* at = keys + (size_t)b * block_bytes + (d * KEY_BLOCK + (size_t)lane) * size;
+                vf key = cache_load(at, dtype);
+                UNROLL for (int n = 0; n < nq; n++) acc[b * nq + n] += key * q[(size_t)n * q_stride + d];
+            }
+        }
+        UNROLL for (int b = 0; b < nb; b++) {
+            UNROLL for (int n = 0; n < nq; n++) {
+                vf_store(scores + (size_t)n * scores_stride + b * KEY_BLOCK + lane, acc[b * nq + n] * scale);
+            }
+        }
+    }
+}
+
+// scores (nq, blocks * KEY_BLOCK) = q · kᵀ * scale
+INLINE void attention_scores(float* scores, size_t scores_stride, const float* q, size_t q_stride, const char* keys,
+                             size_t hs, size_t blocks, float scale, DType dtype, int nq) {
+    enum { TOGETHER = 4 }; // one query alone keeps too few sums going
+    size_t block_bytes = hs * KEY_BLOCK * cache_size(dtype), b = 0;
+    for (; nq == 1 && b + TOGETHER <= blocks; b += TOGETHER) {
+        attention_score_blocks(scores + b * KEY_BLOCK, scores_stride, q, q_stride, keys + b * block_bytes, hs, scale,
+                               dtype, 1, TOGETHER);
+    }
+    for (; b < blocks; b++) {
+        attention_score_blocks(scores + b * KEY_BLOCK, scores_stride, q, q_stride, keys + b * block_bytes, hs, scale,
+                               dtype, nq, 1);
+    }
+}
+
+// scores[0 .. keys) becomes e^(score - largest), the rest up to the next block 0. Returns the sum.
+static float attention_softmax(float* scores, size_t keys) {
+    size_t end = (keys + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK;
+    for (size_t t = keys; t < end; t++) scores[t] = -INFINITY; // the future, or nothing yet
+    vf largest = vf_load(scores), sum = {0};
+    for (size_t t = VL; t < end; t += VL) largest = vf_max(largest, vf_load(scores + t));
+    float shift = max_lanes(largest);
+    for (size_t t = 0; t < end; t += VL) {
+        vf p = vf_exp(vf_load(scores + t) - shift);
+        vf_store(scores + t, p);
+        sum += p;
+    }
+    return sum_lanes(sum);
+}
+
+// Columns [d, d + nv * VL) of out (nq, hs) = scores (nq, keys) · values (keys, hs) * inverse (nq)
+INLINE void attention_value_columns(float* out, size_t out_stride, const float* scores, size_t scores_stride,
+                                    const char* values, size_t hs, size_t d, size_t keys, const float* inverse,
+                                    DType dtype, int nq, int nv) {
+    enum { MAX_SUMS = 2 * ATTENTION_MAX_QUERIES };
+    size_t size = cache_size(dtype), row_bytes = padded_head_size(hs) * size;
+    vf acc[MAX_SUMS] = {{0}}; // (nv, nq), nv * nq <= MAX_SUMS
+    for (size_t t = 0; t < keys; t++) {
+        UNROLL for (int v = 0; v < nv; v++) {
+            vf value = cache_load(values + t * row_bytes + (d + (size_t)v * VL) * size, dtype);
+            UNROLL for (int n = 0; n < nq; n++) acc[v * nq + n] += value * scores[(size_t)n * scores_stride + t];
+        }
+    }
+    UNROLL for (int v = 0; v < nv; v++) {
+        size_t start = d + (size_t)v * VL, count = start >= hs ? 0 : hs - start < VL ? hs - start : VL;
+        UNROLL for (int n = 0; n < nq; n++) {
+            vf y = acc[v * nq + n] * inverse[n];
+            memcpy(out + (size_t)n * out_stride + start, &y, count * sizeof(float));
+        }
+    }
+}
+
+// out (nq, hs) = scores (nq, keys) · values (keys, hs) * inverse (nq)
+INLINE void attention_values(float* out, size_t out_stride, const float* scores, size_t scores_stride,
+                             const char* values, size_t hs, size_t keys, const float* inverse, DType dtype, int nq) {
+    const size_t wide = nq == 1 ? 4 : 2; // vectors at a time
+    size_t vectors = padded_head_size(hs) / VL, v = 0;
+    for (; v + wide <= vectors; v += wide) {
+        attention_value_columns(out, out_stride, scores, scores_stride, values, hs, v * VL, keys, inverse, dtype, nq,
+                                nq == 1 ? 4 : 2);
+    }
+    for (; v < vectors; v++) {
+        attention_value_columns(out, out_stride, scores, scores_stride, values, hs, v * VL, keys, inverse, dtype, nq,
+                                1);
+    }
+}
+
+// nq consecutive queries, the first at position `first`: all see the keys up to the last one's position, each then
+// forgets those past its own.
+INLINE void attention_tile(float* out, size_t out_stride, const float* q, size_t q_stride, const HeadCache* cache,
+                           size_t hs, size_t first, float* scores, DType dtype, int nq) {
+    size_t keys = first + (size_t)nq, blocks = (keys + KEY_BLOCK - 1) / KEY_BLOCK, stride = blocks * KEY_BLOCK;
+    attention_scores(scores, stride, q, q_stride, cache->keys, hs, blocks, 1.0f / sqrtf((float)hs), dtype, nq);
+    float inverse[ATTENTION_MAX_QUERIES];
+    for (int n = 0; n < nq; n++) {
+        float* row = scores + (size_t)n * stride;
+        inverse[n] = 1.0f / attention_softmax(row, first + (size_t)n + 1);
+        size_t own_end = (first + (size_t)n + KEY_BLOCK) / KEY_BLOCK * KEY_BLOCK;
+        for (size_t t = own_end; t < stride; t++) row[t] = 0;
+    }
+    attention_values(out, out_stride, scores, stride, cache->values, hs, keys, inverse, dtype, nq);
+}
+
+INLINE void attention_typed(float* out, size_t out_stride, const float* q, size_t q_stride, const HeadCache* cache,
+                            size_t hs, size_t first, size_t Q, float* scores, DType dtype) {
+    if (Q == ATTENTION_MAX_QUERIES) {
+        attention_tile(out, out_stride, q, q_stride, cache, hs, first, scores, dtype, ATTENTION_MAX_QUERIES);
+        return;
+    }
+    for (size_t n = 0; n < Q; n++) {
+        attention_tile(out + n * out_stride, out_stride, q + n * q_stride, q_stride, cache, hs, first + n, scores,
+                       dtype, 1);
+    }
+}
+
+static void attention(float* out, size_t out_stride, const float* q, size_t q_stride, const HeadCache* cache, size_t hs,
+                      size_t first, size_t Q, float* scores) {
+    if (cache->dtype == DTYPE_F32) {
+        attention_typed(out, out_stride, q, q_stride, cache, hs, first, Q, scores, DTYPE_F32);
+    } else {
+        attention_typed(out, out_stride, q, q_stride, cache, hs, first, Q, scores, DTYPE_F16);
+    }
+}
+
+#define STRINGIFY_(x) #x
+#define STRINGIFY(x)  STRINGIFY_(x)
+#define CONCAT_(a, b) a##b
+#define CONCAT(a, b)  CONCAT_(a, b)
+
+const CpuKernels CONCAT(cpu_kernels_, VARIANT) = {
+    STRINGIFY(VARIANT), packed_row_bytes, pack_row, matmul, layernorm, cache_store, attention,
+};

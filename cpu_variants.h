@@ -1,0 +1,26 @@
+// The variants of cpu_kernels.c that the Makefile compiles for this architecture, best first:
+//   X(name, condition under which the processor can run it)
+// The flags of each stand in the Makefile under the same name.
+#ifndef CPU_VARIANTS_H
+#define CPU_VARIANTS_H
+
+#if defined(__x86_64__)
+#define AVX512_SUPPORTED                                                                                               \
+    (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&  \
+     __builtin_cpu_supports("avx512dq"))
+#define CPU_VARIANTS(X)                                                                                                \
+    X(avx512bf16, AVX512_SUPPORTED&& __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"))     \
+    X(avx512, AVX512_SUPPORTED)                                                                                        \
+    X(avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))         \
+    X(portable, true)
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#include <asm/hwcap.h>
+#define CPU_VARIANTS(X)                                                                                                \
+    X(dotprod, (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0)                                                             \
+    X(portable, true)
+#else
+#define CPU_VARIANTS(X) X(portable, true)
+#endif
+
+#endif

@@ -1,0 +1,526 @@
+// gpt2: continues a text with GPT-2. Options -> model -> tokenizer -> generate -> report.
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "checkpoint.h"   // checkpoint_find, checkpoint_load
+#include "gpt2_kernels.h" // DeviceApi, TokenRun: what runs the model
+#include "list_devices.h"
+#include "npy.h"         // NpyWriter: --logits
+#include "options.h"     // Options, options_parse
+#include "prompt.h"      // prompt_read
+#include "report.h"      // Generation, and everything that is told about it
+#include "sampler.h"     // sampler_next: logits -> token
+#include "text_output.h" // TextOutput: standard output
+#include "tokenizer.h"   // bytes <-> tokens
+
+enum { EXIT_USAGE = 2, EXIT_INTERRUPTED = 128 + SIGINT };
+
+// Positions whose logits are computed and written together for --logits.
+enum { LOGITS_CHUNK = 64 };
+
+// More bytes of a prompt are not read: no context is that long (2^20 positions at most, tokens of at most 255 bytes).
+static const size_t LONGEST_PROMPT = (size_t)255 << 20;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Signals and descriptors.
+
+static volatile sig_atomic_t interrupted; // SIGINT has come: end the text after the token that is being made
+
+static void on_interrupt(int signal) {
+    (void)signal;
+    interrupted = 1;
+}
+
+// A mapped file that is shortened by someone else loses its pages.
+static void on_bus_error(int signal) {
+    (void)signal;
+    static const char message[] = "gpt2: a model file was cut short or became unreadable while it was in use\n";
+    if (write(STDERR_FILENO, message, sizeof message - 1) < 0) _exit(EXIT_FAILURE);
+    _exit(EXIT_FAILURE);
+}
+
+static void handle_signals(void) {
+    struct sigaction bus_error = {.sa_handler = on_bus_error};
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    sigaction(SIGBUS, &bus_error, NULL);
+    sigaction(SIGPIPE, &ignore, NULL);
+}
+
+// From here on SIGINT ends the text instead of the program. A second one finds the default again, and kills. Where
+// SIGINT was ignored from the start (a job in the background) it stays so.
+static void handle_interrupt(void) {
+    struct sigaction interrupt = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND}, before;
+    if (sigaction(SIGINT, NULL, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(SIGINT, &interrupt, NULL);
+}
+
+// A program started with descriptors closed would get them for its files, and print into those. For standard output
+// the stand-in is one that cannot be written, so that text is not lost silently.
+static void hold_standard_descriptors(void) {
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY) < 0) return;
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Options -> model -> tokenizer.
+
+static bool load_tokenizer(Generation* g, Error* error) {
+    const char* path = g->paths.tokenizer;
+    struct stat info;
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) {
+        char vocab[sizeof g->paths.tokenizer + 16], merges[sizeof vocab];
+        snprintf(vocab, sizeof vocab, "%s/vocab.json", path);
+        snprintf(merges, sizeof merges, "%s/merges.txt", path);
+        g->tokenizer = tokenizer_load_hf(vocab, merges, error);
+    } else {
+        g->tokenizer = tokenizer_load_bin(path, error);
+    }
+    return g->tokenizer != NULL;
+}
+
+static bool load_model(Generation* g, Error* error) {
+    const Options* options = g->options;
+    bool shows_progress = !options->quiet && isatty(STDERR_FILENO);
+    double start = seconds_now();
+    if (shows_progress) fprintf(stderr, "loading %s ...", g->paths.model);
+    bool ok = checkpoint_load(&g->model, g->paths.model, options->keep_dtype, options->dtype, error);
+    if (shows_progress) fprintf(stderr, "\r\033[K");
+    g->load_seconds = seconds_now() - start;
+    return ok;
+}
+
+// Applies --layers, --ctx and --top to the model, where they fit it. A false is wrong usage.
+static bool fit_options(Generation* g, Error* error) {
+    GPT2Config* config = &g->model.config;
+    const Options* options = g->options;
+    if (options->layers > config->num_layers) {
+        return fail(error, "--layers: %d is more than the %d layers of %s", options->layers, config->num_layers,
+                    g->paths.model);
+    }
+    if (options->context > config->max_seq_len) {
+        return fail(error, "--ctx: %d is more than the %d positions of %s", options->context, config->max_seq_len,
+                    g->paths.model);
+    }
+    if (options->top > config->vocab_size) {
+        return fail(error, "--top: %d is more than the %d tokens of %s", options->top, config->vocab_size,
+                    g->paths.model);
+    }
+    if (options->layers > 0) {
+        config->num_layers = options->layers;
+        g->model.num_parameters = gpt2_num_parameters(config);
+    }
+    g->context = options->context > 0 ? options->context : config->max_seq_len;
+    g->threads = options->threads > 0 ? options->threads : cpu_physical_cores();
+    return true;
+}
+
+static bool check_vocabulary(const Generation* g, Error* error) {
+    int V = g->model.config.vocab_size, tokens = tokenizer_vocab_size(g->tokenizer);
+    if (V == tokens) return true;
+    return fail(error, "%s has a vocabulary of %d tokens, but %s has %d; give the model's own tokenizer with -T",
+                g->paths.model, V, g->paths.tokenizer, tokens);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The prompt, as tokens.
+
+static bool fail_too_long(const Generation* g, const char* at_least, size_t tokens, Error* error) {
+    return fail(error, "the prompt has %s%zu tokens, the context holds %d; shorten the prompt%s", at_least, tokens,
+                g->context, g->context < g->model.config.max_seq_len ? " or raise --ctx" : "");
+}
+
+static bool encode_prompt(Generation* g, size_t* num_tokens, Error* error) {
+    if (g->prompt.length > 0) {
+        return tokenizer_encode(g->tokenizer, g->prompt.text, g->prompt.length, &g->prompt_tokens, num_tokens, error);
+    }
+    int eot = tokenizer_eot(g->tokenizer);
+    if (eot < 0) {
+        return fail(error, "an empty prompt starts at <|endoftext|>, which %s lacks; give one with -p",
+                    g->paths.tokenizer);
+    }
+    g->prompt_tokens = allocate(1, sizeof *g->prompt_tokens, "prompt", error);
+    if (g->prompt_tokens == NULL) return false;
+    g->prompt_tokens[0] = eot;
+    *num_tokens = 1;
+    return true;
+}
+
+// A prompt far beyond the context is refused by its bytes alone, before time and memory are spent on its tokens.
+static bool encode_prompt_within_context(Generation* g, Error* error) {
+    enum { WORTH_COUNTING = 16 << 20 };
+    size_t longest = 1, size, num_tokens;
+    for (int id = 0; id < g->model.config.vocab_size; id++) {
+        tokenizer_decode(g->tokenizer, id, &size);
+        if (size > longest) longest = size;
+    }
+    size_t least = (g->prompt.length + longest - 1) / longest;
+    if (g->prompt.is_cut || (least > (size_t)g->context && g->prompt.length > WORTH_COUNTING)) {
+        return fail_too_long(g, "at least ", least, error);
+    }
+    if (!encode_prompt(g, &num_tokens, error)) return false;
+    if (num_tokens > (size_t)g->context) return fail_too_long(g, "", num_tokens, error);
+    g->num_prompt = (int)num_tokens;
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Generate.
+
+// Everything that generation needs besides what is reported in the end.
+typedef struct {
+    Generation* g;
+    const DeviceApi* api;
+    Device* device;
+    TextOutput* out;
+    int max_new;       // tokens that every sample may get: -n, or what the context has room for
+    float* logits;     // (max(B, LOGITS_CHUNK), V)
+    Sampler* samplers; // (B)
+    int* slots;        // (num_running) samples that still go on; a sample's KV cache has its number
+    int* next;         // (num_running) their latest tokens
+    int num_running;
+} Generator;
+
+static void* allocate_cleared(size_t count, size_t size, const char* what, Error* error) {
+    void* memory = allocate(count, size, what, error);
+    return memory != NULL ? memset(memory, 0, count * size) : NULL;
+}
+
+static bool open_samples(Generator* r, Error* error) {
+    Generation* g = r->g;
+    size_t B = (size_t)g->options->samples, length = (size_t)(g->num_prompt + r->max_new);
+    r->slots = allocate(B, sizeof *r->slots, "samples", error);
+    r->next = allocate(B, sizeof *r->next, "samples", error);
+    r->samplers = allocate_cleared(B, sizeof *r->samplers, "samples", error);
+    g->samples = allocate_cleared(B, sizeof *g->samples, "samples", error);
+    if (r->slots == NULL || r->next == NULL || r->samplers == NULL || g->samples == NULL) return false;
+    for (int b = 0; b < g->options->samples; b++) {
+        Sample* sample = &g->samples[b];
+        r->slots[b] = b;
+        sample->tokens = allocate(length, sizeof *sample->tokens, "samples", error);
+        if (sample->tokens == NULL) return false;
+        memcpy(sample->tokens, g->prompt_tokens, (size_t)g->num_prompt * sizeof *sample->tokens);
+        if (!sampler_open(&r->samplers[b], &g->options->sampler, g->model.config.vocab_size, g->options->seed,
+                          (uint64_t)b, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool generator_open(Generator* r, Generation* g, TextOutput* out, Error* error) {
+    const Options* options = g->options;
+    int room = g->context - g->num_prompt;
+    *r = (Generator){.g = g, .api = &gpt2_cpu, .out = out, .num_running = options->samples};
+    r->max_new = options->num_predict < 0 || options->num_predict > room ? room : options->num_predict;
+
+    DeviceOptions device = {
+        .max_seq_len = g->num_prompt + r->max_new, .max_batch = options->samples, .num_threads = g->threads};
+    double start = seconds_now();
+    r->device = r->api->open(&g->model, &device, error);
+    if (r->device == NULL) return false;
+    g->load_seconds += seconds_now() - start;
+    g->device = r->api->describe(r->device);
+
+    int rows = options->logits != NULL && options->samples < LOGITS_CHUNK ? LOGITS_CHUNK : options->samples;
+    r->logits = allocate((size_t)rows, (size_t)g->model.config.vocab_size * sizeof *r->logits, "logits", error);
+    g->step_seconds = allocate((size_t)r->max_new, sizeof *g->step_seconds, "timings", error);
+    return r->logits != NULL && g->step_seconds != NULL && open_samples(r, error);
+}
+
+static void generator_close(Generator* r) {
+    if (r->device != NULL) r->api->close(r->device);
+    for (int b = 0; r->samplers != NULL && b < r->g->options->samples; b++) sampler_close(&r->samplers[b]);
+    free(r->samplers);
+    free(r->logits);
+    free(r->slots);
+    free(r->next);
+}
+
+// Runs the whole prompt in slot 0 and writes the logits of every position to a file, some positions at a time.
+// Leaves those of the last position in r->logits (V).
+static bool run_prompt_for_logits(Generator* r, Error* error) {
+    const Generation* g = r->g;
+    size_t V = (size_t)g->model.config.vocab_size;
+    int slot = 0, T = 0;
+    NpyWriter file;
+    if (!npy_open(&file, g->options->logits, (size_t)g->num_prompt, V, error)) return false;
+    bool ok = true;
+    for (int t = 0; ok && t < g->num_prompt; t += T) {
+        T = g->num_prompt - t < LOGITS_CHUNK ? g->num_prompt - t : LOGITS_CHUNK;
+        TokenRun run = {g->prompt_tokens + t, &slot, 1, T, t};
+        if (interrupted) ok = fail(error, "%s: interrupted, not written", g->options->logits);
+        ok = ok && r->api->forward(r->device, &run, T, r->logits, error) &&
+             npy_write(&file, r->logits, (size_t)T * V, error);
+    }
+    if (!ok) {
+        npy_abandon(&file);
+        return false;
+    }
+    memmove(r->logits, r->logits + (size_t)(T - 1) * V, V * sizeof *r->logits);
+    return npy_close(&file, error);
+}
+
+// Runs the prompt once, for all samples: logits (B, V) of its last token, and a KV cache for each.
+static bool run_prompt(Generator* r, Error* error) {
+    Generation* g = r->g;
+    size_t V = (size_t)g->model.config.vocab_size;
+    int slot = 0;
+    TokenRun run = {g->prompt_tokens, &slot, 1, g->num_prompt, 0};
+    double start = seconds_now();
+    if (g->options->logits != NULL) {
+        if (!run_prompt_for_logits(r, error)) return false;
+    } else if (!r->api->forward(r->device, &run, 1, r->logits, error)) {
+        return false;
+    }
+    for (int b = 1; b < r->num_running; b++) {
+        memcpy(r->logits + (size_t)b * V, r->logits, V * sizeof *r->logits);
+        if (!r->api->copy_cache(r->device, b, 0, g->num_prompt, error)) return false;
+    }
+    g->prompt_seconds = seconds_now() - start;
+    return true;
+}
+
+// Takes the next token of one sample from its logits (V): appends it, or ends the sample.
+static bool extend_sample(Generator* r, int b, float* logits, Error* error) {
+    Generation* g = r->g;
+    Sample* sample = &g->samples[b];
+    int eot = tokenizer_eot(g->tokenizer);
+    bool forbids_eot = g->options->ignore_eos && eot >= 0;
+    float eot_logit = forbids_eot ? logits[eot] : 0;
+    if (forbids_eot) logits[eot] = -INFINITY;
+    size_t length = (size_t)(g->num_prompt + sample->num_generated);
+    int token = sampler_next(&r->samplers[b], logits, sample->tokens, length);
+    if (!isfinite(logits[token])) {
+        return fail(error, "%s: its logits are not finite after %zu tokens; the weights are damaged", g->paths.model,
+                    length);
+    }
+    if (forbids_eot) logits[eot] = eot_logit;
+    if (token == eot) {
+        sample->stop = STOP_EOT;
+        return true;
+    }
+    sample->tokens[length] = token;
+    sample->num_generated++;
+    if (sample->num_generated == g->options->num_predict) sample->stop = STOP_LENGTH;
+    else if (sample->num_generated == r->max_new) sample->stop = STOP_CONTEXT;
+    else if (interrupted) sample->stop = STOP_INTERRUPTED;
+    if (b > 0 || g->options->json) return true;
+    size_t size;
+    const char* bytes = tokenizer_decode(g->tokenizer, token, &size);
+    return text_write(r->out, bytes, size, error);
+}
+
+// Takes the samples that have ended out of the batch. logits (num_running, V) are those that their last tokens came from.
+static void retire_samples(Generator* r) {
+    Generation* g = r->g;
+    size_t V = (size_t)g->model.config.vocab_size;
+    int running = 0;
+    for (int i = 0; i < r->num_running; i++) {
+        Sample* sample = &g->samples[r->slots[i]];
+        if (sample->stop == STOP_NONE) {
+            r->next[running] = sample->tokens[g->num_prompt + sample->num_generated - 1];
+            r->slots[running++] = r->slots[i];
+        } else {
+            sample->logits_hash = hash_bytes(r->logits + (size_t)i * V, V * sizeof *r->logits);
+        }
+    }
+    r->num_running = running;
+}
+
+// The generation loop. Each round takes one token for every sample from its logits, and runs these tokens together.
+static bool generate(Generator* r, Error* error) {
+    Generation* g = r->g;
+    size_t V = (size_t)g->model.config.vocab_size;
+    StopReason at_once = STOP_NONE; // where not even one token can follow
+    if (interrupted) at_once = STOP_INTERRUPTED;
+    else if (r->max_new == 0) at_once = g->options->num_predict == 0 ? STOP_LENGTH : STOP_CONTEXT;
+    for (int b = 0; b < r->num_running; b++) g->samples[b].stop = at_once;
+    double start = seconds_now(), before = start;
+    for (int position = g->num_prompt;; position++) {
+        for (int i = 0; at_once == STOP_NONE && i < r->num_running; i++) {
+            if (!extend_sample(r, r->slots[i], r->logits + (size_t)i * V, error)) return false;
+        }
+        double now = seconds_now();
+        if (position > g->num_prompt) g->step_seconds[g->num_steps++] = now - before;
+        before = now;
+        retire_samples(r);
+        if (r->num_running == 0 || r->out->is_closed) break;
+        TokenRun run = {r->next, r->slots, r->num_running, 1, position};
+        if (!r->api->forward(r->device, &run, 1, r->logits, error)) return false;
+    }
+    g->total_seconds = g->prompt_seconds + before - start;
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What is printed around the generation loop.
+
+static bool print_prompt(const Generation* g, TextOutput* out, Error* error) {
+    return g->options->no_echo || text_write(out, g->prompt.text, g->prompt.length, error);
+}
+
+// Samples 1 and up, each after a blank line; sample 0 was printed as it was made.
+static bool print_other_samples(const Generation* g, TextOutput* out, Error* error) {
+    for (int b = 1; b < g->options->samples; b++) {
+        size_t length;
+        char* text = generation_text(g, g->samples[b].tokens + g->num_prompt, g->samples[b].num_generated, &length);
+        if (text == NULL) return fail(error, "sample %d: no memory for its text", b);
+        bool ok =
+            text_write(out, "\n\n", 2, error) && print_prompt(g, out, error) && text_write(out, text, length, error);
+        free(text);
+        if (!ok) return false;
+    }
+    return true;
+}
+
+// Hints at options that have no effect together, and at what the user may not expect.
+static void print_notes(const Generation* g) {
+    const Options* options = g->options;
+    const SamplerOptions* s = &options->sampler;
+    if (options->quiet) return;
+    if (g->paths.is_bundled) {
+        fprintf(stderr, "gpt2: no GPT-2 checkpoint was found, this is the small model that comes with the program; "
+                        "scripts/download_gpt2.sh 124M fetches GPT-2\n");
+    }
+    if (s->temperature <= 0 && (s->top_k > 0 || s->top_p < 1 || s->min_p > 0)) {
+        fprintf(stderr, "gpt2: --top-k, --top-p and --min-p have no effect without --temp: "
+                        "the likeliest token is always taken\n");
+    }
+    if (s->temperature <= 0 && options->samples > 1) {
+        fprintf(stderr, "gpt2: all %d samples are the same without --temp\n", options->samples);
+    }
+}
+
+// The likeliest next tokens, as a table before any text; in the JSON object otherwise.
+static bool tell_top(Generation* g, const float* logits, TextOutput* out, Error* error) {
+    const Options* options = g->options;
+    if (options->top == 0) return true;
+    g->top = allocate((size_t)options->top, sizeof *g->top, "--top", error);
+    if (g->top == NULL || !sampler_top(g->top, options->top, logits, g->model.config.vocab_size, error)) return false;
+    if (options->json) return true;
+    return report_top(g, out, error) && (options->num_predict == 0 || text_write(out, "\n", 1, error));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The program.
+
+// From the open model to the last byte of output.
+static bool continue_prompt(Generation* g, TextOutput* out, Error* error) {
+    const Options* options = g->options;
+    bool is_text = !options->json && (options->top == 0 || options->num_predict != 0);
+    bool has_report = !options->quiet && !options->json;
+    Generator r;
+    bool ok = generator_open(&r, g, out, error);
+    handle_interrupt();
+    if (ok) print_notes(g);
+    if (ok && has_report) report_before(g);
+    ok = ok && run_prompt(&r, error) && tell_top(g, r.logits, out, error) &&
+         (!is_text || print_prompt(g, out, error)) && generate(&r, error) &&
+         (!is_text || print_other_samples(g, out, error)) && (!options->json || report_json(g, out, error)) &&
+         text_end(out, error);
+    if (ok && has_report && !out->is_closed) report_after(g);
+    Error ignored;
+    if (!ok) text_end(out, &ignored); // the message begins on a line of its own
+    generator_close(&r);
+    return ok;
+}
+
+static void generation_free(Generation* g) {
+    for (int b = 0; g->samples != NULL && b < g->options->samples; b++) free(g->samples[b].tokens);
+    free(g->samples);
+    free(g->step_seconds);
+    free(g->top);
+    free(g->prompt_tokens);
+    free(g->prompt.text);
+    if (g->tokenizer != NULL) tokenizer_free(g->tokenizer);
+    checkpoint_free(&g->model);
+}
+
+static int exit_with(int status, const Error* error) {
+    fprintf(stderr, "gpt2: %s%s\n", error->text, status == EXIT_USAGE ? "; try gpt2 --help" : "");
+    return status;
+}
+
+static int run_generate(const Options* options, TextOutput* out) {
+    Generation g = {.options = options};
+    Error error;
+    int status = EXIT_SUCCESS;
+    if (!checkpoint_find(&g.paths, options->model, options->tokenizer, &error) ||
+        !prompt_read(&g.prompt, options, LONGEST_PROMPT, &error) || !load_model(&g, &error) ||
+        !load_tokenizer(&g, &error) || !check_vocabulary(&g, &error)) {
+        status = exit_with(EXIT_FAILURE, &error);
+    } else if (!fit_options(&g, &error)) {
+        status = exit_with(EXIT_USAGE, &error);
+    } else if (!encode_prompt_within_context(&g, &error) || !continue_prompt(&g, out, &error)) {
+        status = exit_with(interrupted ? EXIT_INTERRUPTED : EXIT_FAILURE, &error);
+    } else if (interrupted) {
+        status = EXIT_INTERRUPTED;
+    }
+    generation_free(&g);
+    return status;
+}
+
+// --tokens: needs no weights.
+static int run_tokens(const Options* options, TextOutput* out) {
+    Generation g = {.options = options};
+    Error error;
+    size_t num_tokens;
+    bool ok = checkpoint_find(&g.paths, options->model, options->tokenizer, &error) &&
+              prompt_read(&g.prompt, options, SIZE_MAX, &error) && load_tokenizer(&g, &error) &&
+              encode_prompt(&g, &num_tokens, &error) && report_tokens(g.prompt_tokens, num_tokens, out, &error);
+    generation_free(&g);
+    return ok ? EXIT_SUCCESS : exit_with(EXIT_FAILURE, &error);
+}
+
+static bool print_help(TextOutput* out, Error* error) {
+    char* text = options_help();
+    bool ok = text != NULL ? text_write(out, text, strlen(text), error) : fail(error, "no memory for the help");
+    free(text);
+    return ok;
+}
+
+static bool print_version(TextOutput* out, Error* error) {
+    static const char text[] = "gpt2 " GPT2_VERSION "\n"
+#if defined(__clang__)
+                               "compiler: clang " __clang_version__ "\n"
+#else
+                               "compiler: gcc " __VERSION__ "\n"
+#endif
+#ifdef _OPENMP
+                               "threads: OpenMP\n"
+#else
+                               "threads: built without OpenMP, one thread\n"
+#endif
+#ifdef HAVE_JANSSON
+                               "formats: llm.c, safetensors and Hugging Face directories\n"
+#else
+                               "formats: llm.c; built without libjansson, no safetensors and Hugging Face directories\n"
+#endif
+                               "devices: CPU\n";
+    return text_write(out, text, sizeof text - 1, error);
+}
+
+int main(int argc, char** argv) {
+    Options options;
+    TextOutput out;
+    Error error;
+    hold_standard_descriptors();
+    text_open(&out, STDOUT_FILENO);
+    if (!options_parse(&options, argc, argv, &error)) return exit_with(EXIT_USAGE, &error);
+    handle_signals();
+    bool ok = true;
+    switch (options.action) {
+    case ACTION_GENERATE: return run_generate(&options, &out);
+    case ACTION_TOKENS: return run_tokens(&options, &out);
+    case ACTION_LIST_DEVICES: ok = list_devices(&out, &error); break;
+    case ACTION_HELP: ok = print_help(&out, &error); break;
+    case ACTION_VERSION: ok = print_version(&out, &error); break;
+    }
+    return ok ? EXIT_SUCCESS : exit_with(EXIT_FAILURE, &error);
+}

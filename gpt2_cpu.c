@@ -1,0 +1,434 @@
+// The CPU device: GPT-2's forward pass with OpenMP.
+//
+// One parallel region runs a whole chunk of tokens, from embedding to logits. Inside it every thread executes the same
+// sequence of stages, each on its own share of rows, heads or columns, with a barrier where one stage reads what
+// another thread wrote in the stage before.
+#include "gpt2_kernels.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "cpu_kernels.h"
+#include "cpu_variants.h"
+
+// Tokens of a prompt that pass through the layers together. Weights are read once per chunk: with 128 rows the
+// arithmetic takes several times as long as the reading.
+enum { CHUNK = 128 };
+
+// Up to this many rows each thread packs all activations for itself: cheaper than sharing the work and then waiting.
+enum { ROWS_PACKED_ALONE = 4 };
+
+// ---------------------------------------------------------------------------------------------------------------------
+// kernel variants
+
+#define DECLARE_VARIANT(name, condition) extern const CpuKernels cpu_kernels_##name;
+CPU_VARIANTS(DECLARE_VARIANT)
+
+const CpuKernels* cpu_kernels_supported(int i) {
+#define RETURN_VARIANT(name, condition)                                                                                \
+    if ((condition) && i-- == 0) return &cpu_kernels_##name;
+    CPU_VARIANTS(RETURN_VARIANT)
+    return NULL;
+}
+
+const CpuKernels* cpu_kernels_select(const char* name) {
+    const CpuKernels* kernels;
+    for (int i = 0; (kernels = cpu_kernels_supported(i)) != NULL; i++) {
+        if (name == NULL || strcmp(kernels->name, name) == 0) return kernels;
+    }
+    return NULL;
+}
+
+// Is this the first of the processors that share its core? Linux lists them as "0,64" or "0-1"; where the list cannot
+// be read every processor counts as a core.
+static bool is_first_of_core(int cpu) {
+    char path[96];
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+    FILE* f = fopen(path, "r");
+    int first = cpu;
+    if (f != NULL) {
+        if (fscanf(f, "%d", &first) != 1) first = cpu;
+        fclose(f);
+    }
+    return first == cpu;
+}
+
+int cpu_physical_cores(void) {
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
+    int cores = 0, processors = CPU_COUNT(&allowed);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (CPU_ISSET(cpu, &allowed) && is_first_of_core(cpu)) cores++;
+    }
+    return cores > 0 ? cores : processors; // pinned to second threads only
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// threads
+
+// All threads wait for the last one. Spins for some tens of microseconds, longer than a stage of a small model lasts,
+// then gives the processor away, so that more threads than processors do not starve each other.
+typedef struct {
+    _Alignas(64) atomic_int arrived;
+    _Alignas(64) atomic_int rounds;
+} Barrier;
+
+static inline void cpu_relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void barrier_wait(Barrier* barrier, int num_threads) {
+    enum { SPINS = 2000 };
+    if (num_threads == 1) return;
+    int round = atomic_load_explicit(&barrier->rounds, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) == num_threads - 1) {
+        atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&barrier->rounds, round + 1, memory_order_release);
+        return;
+    }
+    for (int spins = 0; atomic_load_explicit(&barrier->rounds, memory_order_acquire) == round; spins++) {
+        if (spins < SPINS) cpu_relax();
+        else sched_yield();
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// the device
+
+struct Device {
+    const GPT2Model* model;
+    const CpuKernels* kernels;
+    int num_threads, max_seq_len, max_batch;
+    size_t max_rows;               // R: rows of activations that pass through the layers together
+    DType cache_dtype;             // f16, but f32 for f32 weights: its rounding would show
+    size_t key_bytes, value_bytes; // of one head's cache
+    char* cache;                   // (max_batch, L, NH) head caches of keys, then values
+    // activations of R rows
+    float* x;     // (R, C) the residual stream
+    float* qkv;   // (R, 3C)
+    float* att;   // (R, C) what the heads found
+    float* fc;    // (R, 4C)
+    char* packed; // (R) packed rows of up to 4C elements
+    // scratch of each thread
+    float* row;    // (num_threads, 4C) one normalised row
+    char* alone;   // (num_threads, ROWS_PACKED_ALONE) packed rows
+    float* scores; // (num_threads, ATTENTION_MAX_QUERIES, maxT rounded up)
+    size_t packed_bytes, scores_floats;
+    Barrier barrier;
+    char description[96];
+};
+
+static void cpu_close(Device* d) {
+    if (d == NULL) return;
+    void* blocks[] = {d->cache, d->x, d->qkv, d->att, d->fc, d->packed, d->row, d->alone, d->scores};
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) free(blocks[i]);
+    free(d);
+}
+
+static size_t round_up(size_t n, size_t multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+// Sizes follow from the model and the options; every block is checked, none is touched before it is used.
+static bool cpu_allocate(Device* d, Error* error) {
+    const GPT2Config* c = &d->model->config;
+    size_t C = (size_t)c->channels, hs = C / (size_t)c->num_heads, T = (size_t)d->max_seq_len;
+    size_t heads = (size_t)d->max_batch * (size_t)c->num_layers * (size_t)c->num_heads;
+    size_t chunk = T < CHUNK ? T : CHUNK, R = (size_t)d->max_batch > chunk ? (size_t)d->max_batch : chunk;
+    size_t threads = (size_t)d->num_threads;
+    d->max_rows = R;
+    d->cache_dtype = d->model->dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_F16;
+    d->key_bytes = round_up(round_up(T, KEY_BLOCK) * hs * dtype_size(d->cache_dtype), 64);
+    d->value_bytes = round_up(T * padded_head_size(hs) * dtype_size(d->cache_dtype), 64);
+    size_t short_row = d->kernels->packed_row_bytes(d->model->dtype, C);
+    size_t long_row = d->kernels->packed_row_bytes(d->model->dtype, 4 * C);
+    d->packed_bytes = short_row > long_row ? short_row : long_row;
+    d->scores_floats = ATTENTION_MAX_QUERIES * round_up(T, KEY_BLOCK);
+    return (d->cache = allocate(heads, d->key_bytes + d->value_bytes, "KV cache", error)) &&
+           (d->x = allocate(R, C * sizeof(float), "activations", error)) &&
+           (d->qkv = allocate(R, 3 * C * sizeof(float), "activations", error)) &&
+           (d->att = allocate(R, C * sizeof(float), "activations", error)) &&
+           (d->fc = allocate(R, 4 * C * sizeof(float), "activations", error)) &&
+           (d->packed = allocate(R, d->packed_bytes, "activations", error)) &&
+           (d->row = allocate(threads, 4 * C * sizeof(float), "activations", error)) &&
+           (d->alone = allocate(threads * ROWS_PACKED_ALONE, d->packed_bytes, "activations", error)) &&
+           (d->scores = allocate(threads, d->scores_floats * sizeof(float), "attention scores", error));
+}
+
+static Device* cpu_open(const GPT2Model* model, const DeviceOptions* options, Error* error) {
+    const CpuKernels* kernels = cpu_kernels_select(options->kernels);
+    if (kernels == NULL) {
+        fail(error, "CPU: this processor has no kernels named %s", options->kernels);
+        return NULL;
+    }
+    Device* d = allocate(1, sizeof *d, "CPU device", error);
+    if (d == NULL) return NULL;
+    memset(d, 0, sizeof *d);
+    d->model = model;
+    d->kernels = kernels;
+    d->max_seq_len = options->max_seq_len;
+    d->max_batch = options->max_batch;
+#ifdef _OPENMP
+    d->num_threads = options->num_threads;
+#else
+    d->num_threads = 1;
+#endif
+    snprintf(d->description, sizeof d->description, "CPU, %d thread%s, %s", d->num_threads,
+             d->num_threads == 1 ? "" : "s", kernels->name);
+    if (!cpu_allocate(d, error)) {
+        cpu_close(d);
+        return NULL;
+    }
+    return d;
+}
+
+static const char* cpu_describe(const Device* d) {
+    return d->description;
+}
+
+static HeadCache head_cache(const Device* d, int slot, int layer, int head) {
+    size_t L = (size_t)d->model->config.num_layers, NH = (size_t)d->model->config.num_heads;
+    size_t index = ((size_t)slot * L + (size_t)layer) * NH + (size_t)head;
+    char* start = d->cache + index * (d->key_bytes + d->value_bytes);
+    return (HeadCache){.dtype = d->cache_dtype, .keys = start, .values = start + d->key_bytes};
+}
+
+static bool cpu_copy_cache(Device* d, int to, int from, int length, Error* error) {
+    const GPT2Config* c = &d->model->config;
+    if (to < 0 || to >= d->max_batch || from < 0 || from >= d->max_batch || length < 0 || length > d->max_seq_len) {
+        return fail(error, "CPU: cannot copy %d positions of KV cache %d to %d: there are %d caches of %d positions",
+                    length, from, to, d->max_batch, d->max_seq_len);
+    }
+    size_t hs = (size_t)(c->channels / c->num_heads);
+    size_t size = dtype_size(d->cache_dtype);
+    size_t keys = round_up((size_t)length, KEY_BLOCK) * hs * size,
+           values = (size_t)length * padded_head_size(hs) * size;
+    for (int layer = 0; layer < c->num_layers; layer++) {
+        for (int head = 0; head < c->num_heads; head++) {
+            HeadCache source = head_cache(d, from, layer, head), target = head_cache(d, to, layer, head);
+            memmove(target.keys, source.keys, keys);
+            memmove(target.values, source.values, values);
+        }
+    }
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// stages: what one thread does of them
+
+// A thread's view of one chunk: rows b * T + t for B sequences of T new tokens that follow `position` others.
+typedef struct {
+    Device* d;
+    const int* tokens; // token of (b, t) at tokens[b * token_stride + t]
+    size_t token_stride;
+    const int* slots;
+    int B, T, position;
+    int thread, num_threads;
+} Stage;
+
+static size_t stage_rows(const Stage* s) {
+    return (size_t)s->B * (size_t)s->T;
+}
+
+// This thread's share [begin, end) of n things, in units of `unit`.
+static void share(const Stage* s, size_t n, size_t unit, size_t* begin, size_t* end) {
+    size_t units = (n + unit - 1) / unit, threads = (size_t)s->num_threads, thread = (size_t)s->thread;
+    *begin = units * thread / threads * unit;
+    *end = units * (thread + 1) / threads * unit;
+    if (*begin > n) *begin = n;
+    if (*end > n) *end = n;
+}
+
+static void stage_barrier(const Stage* s) {
+    barrier_wait(&s->d->barrier, s->num_threads);
+}
+
+// x = wte[token] + wpe[position]
+static void embed(const Stage* s) {
+    const GPT2Model* m = s->d->model;
+    size_t C = (size_t)m->config.channels, begin, end;
+    Tensor wte = gpt2_tensor(m, WTE, 0), wpe = gpt2_tensor(m, WPE, 0);
+    float* position = s->d->row + (size_t)s->thread * 4 * C; // (C)
+    share(s, stage_rows(s), 1, &begin, &end);
+    for (size_t r = begin; r < end; r++) {
+        size_t b = r / (size_t)s->T, t = r % (size_t)s->T;
+        float* x = s->d->x + r * C; // (C)
+        gpt2_matrix_row(x, &wte, (size_t)s->tokens[b * s->token_stride + t], C);
+        gpt2_matrix_row(position, &wpe, (size_t)s->position + t, C);
+        for (size_t c = 0; c < C; c++) x[c] += position[c];
+    }
+}
+
+// A LayerNorm to apply to rows before they are packed; without one (NULL weight) they are packed as they are.
+typedef struct {
+    const float *weight, *bias; // (C)
+} Norm;
+
+// Packs R rows of inp (R, C), normalised, for a product with the model's matrices. Few rows: every thread packs all
+// of them into its own scratch. Many: each packs its share into the common block and waits for the others. Returns
+// where the packed rows are.
+static const void* pack(const Stage* s, const float* inp, size_t R, size_t C, Norm norm) {
+    Device* d = s->d;
+    DType dtype = d->model->dtype;
+    bool alone = R <= ROWS_PACKED_ALONE;
+    char* out = alone ? d->alone + (size_t)s->thread * ROWS_PACKED_ALONE * d->packed_bytes : d->packed;
+    size_t bytes = d->kernels->packed_row_bytes(dtype, C), begin = 0, end = R;
+    float* row = d->row + (size_t)s->thread * 4 * (size_t)d->model->config.channels;
+    if (!alone) share(s, R, 1, &begin, &end);
+    for (size_t r = begin; r < end; r++) {
+        const float* in = inp + r * C;
+        if (norm.weight != NULL) d->kernels->layernorm(row, in, norm.weight, norm.bias, C);
+        d->kernels->pack_row(out + r * bytes, norm.weight != NULL ? row : in, dtype, C);
+    }
+    if (!alone) stage_barrier(s);
+    return out;
+}
+
+// out (R, OC) = epilogue(norm(inp) (R, C) · weightᵀ + bias): this thread's columns, then the barrier.
+static void linear(const Stage* s, float* out, const float* inp, Norm norm, const Tensor* weight, const float* bias,
+                   size_t R, size_t C, size_t OC, Epilogue epilogue) {
+    const void* packed = pack(s, inp, R, C, norm);
+    size_t begin, end;
+    share(s, OC, 16, &begin, &end); // 16 floats: threads do not write to the same cache line
+    s->d->kernels->matmul(out, packed, weight, bias, R, C, OC, begin, end, epilogue);
+    stage_barrier(s);
+}
+
+// Keys and values of the new tokens go to the caches, then every head looks back over its cache. A thread owns heads
+// of sequences, and so needs no one else's keys.
+static void attend(const Stage* s, int layer) {
+    Device* d = s->d;
+    size_t C = (size_t)d->model->config.channels, NH = (size_t)d->model->config.num_heads, hs = C / NH;
+    float* scores = d->scores + (size_t)s->thread * d->scores_floats;
+    size_t T = (size_t)s->T, position = (size_t)s->position, begin, end;
+    share(s, (size_t)s->B * NH, 1, &begin, &end);
+    for (size_t i = begin; i < end; i++) {
+        size_t b = i / NH, h = i % NH;
+        HeadCache cache = head_cache(d, s->slots[b], layer, (int)h);
+        const float* qkv = d->qkv + b * T * 3 * C + h * hs; // q of (b, 0); k and v follow C and 2C later
+        float* att = d->att + b * T * C + h * hs;
+        for (size_t t = 0; t < T; t++) {
+            const float* row = qkv + t * 3 * C;
+            d->kernels->cache_store(&cache, row + C, row + 2 * C, hs, position + t);
+        }
+        for (size_t t = 0; t < T; t += ATTENTION_MAX_QUERIES) {
+            size_t Q = T - t < ATTENTION_MAX_QUERIES ? T - t : ATTENTION_MAX_QUERIES;
+            d->kernels->attention(att + t * C, C, qkv + t * 3 * C, 3 * C, &cache, hs, position + t, Q, scores);
+        }
+    }
+    stage_barrier(s);
+}
+
+static Norm norm_of(const GPT2Model* m, ParameterId weight, ParameterId bias, int layer) {
+    return (Norm){gpt2_vector(m, weight, layer), gpt2_vector(m, bias, layer)};
+}
+
+// One transformer block (GPT-2's pre-norm form):
+//   x = x + attproj(attention(qkv(LayerNorm1(x))))
+//   x = x + fcproj(GELU(fc(LayerNorm2(x))))
+static void block_forward(const Stage* s, int layer) {
+    Device* d = s->d;
+    const GPT2Model* m = d->model;
+    size_t C = (size_t)m->config.channels, R = stage_rows(s);
+    const Norm none = {NULL, NULL};
+    Tensor qkvw = gpt2_tensor(m, QKVW, layer), attprojw = gpt2_tensor(m, ATTPROJW, layer);
+    Tensor fcw = gpt2_tensor(m, FCW, layer), fcprojw = gpt2_tensor(m, FCPROJW, layer);
+    linear(s, d->qkv, d->x, norm_of(m, LN1W, LN1B, layer), &qkvw, gpt2_vector(m, QKVB, layer), R, C, 3 * C,
+           EPILOGUE_STORE);
+    attend(s, layer);
+    linear(s, d->x, d->att, none, &attprojw, gpt2_vector(m, ATTPROJB, layer), R, C, C, EPILOGUE_ADD);
+    linear(s, d->fc, d->x, norm_of(m, LN2W, LN2B, layer), &fcw, gpt2_vector(m, FCB, layer), R, C, 4 * C, EPILOGUE_GELU);
+    linear(s, d->x, d->fc, none, &fcprojw, gpt2_vector(m, FCPROJB, layer), R, 4 * C, C, EPILOGUE_ADD);
+}
+
+// logits (n, V) of rows [first, first + n) of x: LayerNorm, then the dot product with every token's embedding.
+static void head_forward(const Stage* s, float* logits, size_t first, size_t n) {
+    const GPT2Model* m = s->d->model;
+    size_t C = (size_t)m->config.channels, V = (size_t)m->config.vocab_size;
+    Tensor wte = gpt2_tensor(m, WTE, 0);
+    linear(s, logits, s->d->x + first * C, norm_of(m, LNFW, LNFB, 0), &wte, NULL, n, C, V, EPILOGUE_STORE);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// the forward pass
+
+// One chunk through all layers. The last `wanted` of its T tokens get logits; sequence b's go to
+// logits + b * logits_stride.
+static void chunk_forward(const Stage* s, float* logits, size_t logits_stride, int wanted) {
+    embed(s);
+    stage_barrier(s);
+    for (int layer = 0; layer < s->d->model->config.num_layers; layer++) block_forward(s, layer);
+    if (wanted == 0) return;
+    if (s->T == wanted && logits_stride == (size_t)wanted * (size_t)s->d->model->config.vocab_size) {
+        head_forward(s, logits, 0, stage_rows(s)); // all rows, one after the other: one product for all sequences
+        return;
+    }
+    for (int b = 0; b < s->B; b++) {
+        size_t first = (size_t)b * (size_t)s->T + (size_t)(s->T - wanted);
+        head_forward(s, logits + (size_t)b * logits_stride, first, (size_t)wanted);
+    }
+}
+
+static bool check_run(const Device* d, const TokenRun* run, int num_logits, Error* error) {
+    int V = d->model->config.vocab_size;
+    if (run->B < 1 || run->B > d->max_batch || run->T < 1 || run->position < 0 ||
+        run->T > d->max_seq_len - run->position || num_logits < 0 || num_logits > run->T) {
+        return fail(error, "CPU: a run of %d x %d tokens at position %d with %d logits is outside %d x %d", run->B,
+                    run->T, run->position, num_logits, d->max_batch, d->max_seq_len);
+    }
+    for (int b = 0; b < run->B; b++) {
+        if (run->slots[b] < 0 || run->slots[b] >= d->max_batch)
+            return fail(error, "CPU: no KV cache %d", run->slots[b]);
+    }
+    for (size_t i = 0; i < (size_t)run->B * (size_t)run->T; i++) {
+        if (run->tokens[i] < 0 || run->tokens[i] >= V) {
+            return fail(error, "CPU: token %d is outside the vocabulary of %d", run->tokens[i], V);
+        }
+    }
+    return true;
+}
+
+static bool cpu_forward(Device* d, const TokenRun* run, int num_logits, float* logits, Error* error) {
+    if (!check_run(d, run, num_logits, error)) return false;
+    size_t V = (size_t)d->model->config.vocab_size;
+    int first_wanted = run->T - num_logits, longest = (int)d->max_rows / run->B;
+    for (int t = 0; t < run->T; t += longest) {
+        int T = run->T - t < longest ? run->T - t : longest;
+        int skipped = first_wanted > t ? first_wanted - t : 0; // tokens of this chunk without logits
+        int wanted = skipped < T ? T - skipped : 0;
+        float* out = wanted > 0 ? logits + (size_t)(t + skipped - first_wanted) * V : NULL;
+        Stage stage = {.d = d,
+                       .tokens = run->tokens + t,
+                       .token_stride = (size_t)run->T,
+                       .slots = run->slots,
+                       .B = run->B,
+                       .T = T,
+                       .position = run->position + t,
+                       .thread = 0,
+                       .num_threads = 1};
+#ifdef _OPENMP
+#pragma omp parallel num_threads(d->num_threads) firstprivate(stage)
+        {
+            stage.thread = omp_get_thread_num();
+            stage.num_threads = omp_get_num_threads(); // may be fewer than asked for
+            chunk_forward(&stage, out, (size_t)num_logits * V, wanted);
+        }
+#else
+        chunk_forward(&stage, out, (size_t)num_logits * V, wanted);
+#endif
+    }
+    return true;
+}
+
+const DeviceApi gpt2_cpu = {cpu_open, cpu_forward, cpu_copy_cache, cpu_describe, cpu_close};

@@ -1,0 +1,40 @@
+#include "list_devices.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "cpu_kernels.h"
+#include "gpt2_kernels.h"
+
+// The processor's name as Linux tells it, or the kind of machine where it tells none (ARM).
+static void cpu_name(char* name, size_t size) {
+    char line[512];
+    FILE* file = fopen("/proc/cpuinfo", "r");
+    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
+        const char* colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || colon == NULL) continue;
+        snprintf(name, size, "%.*s", (int)strcspn(colon + 1 + strspn(colon + 1, " "), "\n"),
+                 colon + 1 + strspn(colon + 1, " "));
+        fclose(file);
+        return;
+    }
+    if (file != NULL) fclose(file);
+    struct utsname machine;
+    snprintf(name, size, "%s", uname(&machine) == 0 ? machine.machine : "CPU");
+}
+
+bool list_devices(TextOutput* out, Error* error) {
+    char name[256], line[1024];
+    cpu_name(name, sizeof name);
+    int cores = cpu_physical_cores();
+    double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    int length = snprintf(line, sizeof line, "cpu  %s, %d physical core%s, %.1f GB of memory, kernels", name, cores,
+                          cores == 1 ? "" : "s", 1e-9 * memory);
+    const CpuKernels* kernels;
+    for (int i = 0; (kernels = cpu_kernels_supported(i)) != NULL && length < (int)sizeof line; i++) {
+        length += snprintf(line + length, sizeof line - (size_t)length, "%s %s", i == 0 ? "" : ",", kernels->name);
+    }
+    return text_write(out, line, strlen(line), error) && text_write(out, "\n", 1, error);
+}

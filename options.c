@@ -1,0 +1,302 @@
+#include "options.h"
+
+#include <getopt.h>
+#include <limits.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+// What the value of an option is, and so how it is read and where it goes.
+typedef enum {
+    VALUE_TEXT,    // const char*
+    VALUE_INT,     // int in [low, high]
+    VALUE_REAL,    // float in [low, high]
+    VALUE_FLAG,    // bool, set by the option's presence
+    VALUE_SEED,    // uint64_t, or -1
+    VALUE_DTYPE,   // auto or a name of dtype_names
+    VALUE_DEVICE,  // auto, cpu
+    VALUE_ACTION,  // Action, in `low`
+    VALUE_HELP,    // as VALUE_ACTION, and the rest of the line does not matter
+    VALUE_NOTHING, // accepted, and true anyway
+    VALUE_ABSENT   // known, but not in this program yet
+} ValueKind;
+
+typedef struct {
+    int letter; // of the short form, or 0
+    const char* name;
+    const char* value_name; // in the help; NULL for an option without a value
+    ValueKind kind;
+    size_t offset; // in Options
+    double low, high;
+    const char* help; // NULL: not listed
+} OptionRow;
+
+enum { MAX_SAMPLES = 1024, MAX_THREADS = 256, MAX_SIZE = INT_MAX, UNSET = INT_MIN };
+
+#define FIELD(name) offsetof(Options, name)
+
+// Every option. Parsing, range checks, --help and the spellings with `_` follow this table.
+static const OptionRow option_rows[] = {
+    {'m', "model", "PATH", VALUE_TEXT, FIELD(model), 0, 0,
+     "llm.c checkpoint (.bin), .safetensors file or Hugging Face directory; default: $GPT2_MODEL, "
+     "gpt2_124M_bf16.bin, gpt2_124M.bin, openai-community/gpt2 in the Hugging Face cache, else "
+     "the small model that comes with the program"},
+    {'T', "tokenizer", "PATH", VALUE_TEXT, FIELD(tokenizer), 0, 0, "default: what lies beside the model"},
+    {'p', "prompt", "TEXT", VALUE_TEXT, FIELD(prompt), 0, 0,
+     "default: what is piped into the program, else <|endoftext|>; -: standard input"},
+    {'f', "file", "FILE", VALUE_TEXT, FIELD(prompt_file), 0, 0, "prompt from a file"},
+    {'n', "n-predict", "N", VALUE_INT, FIELD(num_predict), -1, MAX_SIZE,
+     "tokens to generate (20); 0: only run the prompt; -1: until <|endoftext|> or the context is full"},
+    {'s', "seed", "N", VALUE_SEED, FIELD(seed), 0, 0, "of the random numbers; -1, the default: from the clock"},
+    {0, "temp", "T", VALUE_REAL, FIELD(sampler.temperature), 0, 1000,
+     "temperature; 0, the default: the likeliest token"},
+    {0, "top-k", "K", VALUE_INT, FIELD(sampler.top_k), 0, MAX_SIZE, "choose among the K likeliest tokens; 0: all (0)"},
+    {0, "top-p", "P", VALUE_REAL, FIELD(sampler.top_p), 0, 1,
+     "choose among the fewest tokens with probability P together; 1: all (1)"},
+    {0, "min-p", "P", VALUE_REAL, FIELD(sampler.min_p), 0, 1,
+     "choose among tokens at least P times as likely as the likeliest; 0: all (0)"},
+    {0, "repeat-penalty", "R", VALUE_REAL, FIELD(sampler.repeat_penalty), 0.01, 100,
+     "make the last 64 tokens R times less likely to come again; 1: off (1)"},
+    {'b', "samples", "B", VALUE_INT, FIELD(samples), 1, MAX_SAMPLES, "B continuations of the prompt (1)"},
+    {'t', "threads", "N", VALUE_INT, FIELD(threads), 1, MAX_THREADS, "default: the physical cores"},
+    {0, "device", "auto|cpu", VALUE_DEVICE, 0, 0, 0, "where the model runs (auto)"},
+    {0, "list-devices", NULL, VALUE_ACTION, FIELD(action), ACTION_LIST_DEVICES, 0, "print the devices and stop"},
+    {0, "cpu-logits", NULL, VALUE_NOTHING, 0, 0, 0, "compute the logits on the CPU, whatever the device"},
+    {0, "dtype", "auto|f32|bf16|f16|q8", VALUE_DTYPE, 0, 0, 0,
+     "what the weights are kept as in memory; auto, the default: as the file has them"},
+    {0, "layers", "N", VALUE_INT, FIELD(layers), 1, MAX_SIZE, "use the first N layers"},
+    {0, "ctx", "N", VALUE_INT, FIELD(context), 1, MAX_SIZE, "limit the context, prompt and continuation, to N tokens"},
+    {0, "tokens", NULL, VALUE_ACTION, FIELD(action), ACTION_TOKENS, 0, "print the prompt's token ids and stop"},
+    {0, "top", "K", VALUE_INT, FIELD(top), 1, MAX_SIZE,
+     "print the K likeliest next tokens; text only follows when -n is given"},
+    {0, "logits", "FILE.npy", VALUE_TEXT, FIELD(logits), 0, 0, "write the logits of every prompt position, float32"},
+    {0, "json", NULL, VALUE_FLAG, FIELD(json), 0, 0, "print text and report as one JSON object"},
+    {0, "ignore-eos", NULL, VALUE_FLAG, FIELD(ignore_eos), 0, 0, "never generate <|endoftext|>"},
+    {0, "no-echo", NULL, VALUE_FLAG, FIELD(no_echo), 0, 0, "print the continuation without the prompt"},
+    {'q', "quiet", NULL, VALUE_FLAG, FIELD(quiet), 0, 0, "no report, only errors"},
+    {'v', "verbose", NULL, VALUE_FLAG, FIELD(verbose), 0, 0, "report the tensors too"},
+    {0, "version", NULL, VALUE_HELP, FIELD(action), ACTION_VERSION, 0, "print the version and how it was built"},
+    {'h', "help", NULL, VALUE_HELP, FIELD(action), ACTION_HELP, 0, "print this"},
+    {0, "verify", NULL, VALUE_ABSENT, 0, 0, 0, NULL},
+    {0, "profile", NULL, VALUE_ABSENT, 0, 0, 0, NULL},
+    {0, "info", NULL, VALUE_ABSENT, 0, 0, 0, NULL},
+};
+
+enum { NUM_OPTIONS = sizeof option_rows / sizeof *option_rows, MAX_NAME = 24 };
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reading one value. The whole string must be a number; strtol and strtod alone would take " 1", "1x" or "nan".
+
+static bool starts_like_number(const char* value) {
+    if (*value == '-' || *value == '+') value++;
+    return (*value >= '0' && *value <= '9') || *value == '.';
+}
+
+static bool read_int(int* out, const OptionRow* row, const char* value, Error* error) {
+    char* end;
+    long number = strtol(value, &end, 10); // saturates, so that an overflow is out of range as well
+    if (starts_like_number(value) && *end == '\0' && (double)number >= row->low && (double)number <= row->high) {
+        *out = (int)number;
+        return true;
+    }
+    return fail(error, "--%s: \"%s\" is not a whole number from %.0f to %.0f", row->name, value, row->low, row->high);
+}
+
+static bool read_real(float* out, const OptionRow* row, const char* value, Error* error) {
+    char* end;
+    double number = strtod(value, &end);
+    bool is_decimal = starts_like_number(value) && strpbrk(value, "xX") == NULL;
+    if (is_decimal && *end == '\0' && number >= row->low && number <= row->high) {
+        *out = (float)number;
+        return true;
+    }
+    return fail(error, "--%s: \"%s\" is not a number from %g to %g", row->name, value, row->low, row->high);
+}
+
+// 32 bits of the clock and the process: short enough to type in again.
+static uint64_t seed_from_clock(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    uint64_t mixed = ((uint64_t)t.tv_sec * 1000000007u) ^ ((uint64_t)t.tv_nsec << 8) ^ (uint64_t)getpid();
+    return (uint32_t)(mixed * 0x9e3779b97f4a7c15u >> 32);
+}
+
+static bool read_seed(uint64_t* out, const char* value, Error* error) {
+    if (strcmp(value, "-1") == 0) return true; // stays the clock's
+    char* end;
+    unsigned long long number = strtoull(value, &end, 10);
+    char canonical[32];
+    snprintf(canonical, sizeof canonical, "%llu", number);
+    if (strcmp(value, canonical) != 0) { // also where strtoull saturated or took a sign
+        return fail(error, "--seed: \"%s\" is not a whole number from 0 to %llu, nor -1", value, ULLONG_MAX);
+    }
+    *out = number;
+    return true;
+}
+
+static bool read_dtype(Options* options, const char* value, Error* error) {
+    options->keep_dtype = strcmp(value, "auto") == 0;
+    if (options->keep_dtype) return true;
+    for (int dtype = 0; dtype < NUM_DTYPES; dtype++) {
+        if (strcmp(value, dtype_names[dtype]) == 0) {
+            options->dtype = (DType)dtype;
+            return true;
+        }
+    }
+    return fail(error, "--dtype: \"%s\" is none of auto, f32, bf16, f16, q8", value);
+}
+
+static bool read_device(const char* value, Error* error) {
+    if (strcmp(value, "auto") == 0 || strcmp(value, "cpu") == 0) return true;
+    if (strcmp(value, "gpu") == 0 || strncmp(value, "gpu:", 4) == 0) {
+        return fail(error, "--device: \"%s\" is not available, this version runs on the CPU only; use auto or cpu",
+                    value);
+    }
+    return fail(error, "--device: \"%s\" is none of auto, cpu", value);
+}
+
+static bool read_value(Options* options, const OptionRow* row, const char* value, Error* error) {
+    void* field = (char*)options + row->offset;
+    switch (row->kind) {
+    case VALUE_TEXT: *(const char**)field = value; return true;
+    case VALUE_INT: return read_int((int*)field, row, value, error);
+    case VALUE_REAL: return read_real((float*)field, row, value, error);
+    case VALUE_FLAG: *(bool*)field = true; return true;
+    case VALUE_SEED: return read_seed((uint64_t*)field, value, error);
+    case VALUE_DTYPE: return read_dtype(options, value, error);
+    case VALUE_DEVICE: return read_device(value, error);
+    case VALUE_ACTION:
+    case VALUE_HELP: *(Action*)field = (Action)row->low; return true;
+    case VALUE_NOTHING: return true;
+    case VALUE_ABSENT: return fail(error, "--%s is not in this version of gpt2", row->name);
+    }
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The whole line, through getopt_long.
+
+// What getopt_long wants, made from option_rows. Row i has the key FIRST_KEY + i, and its letter.
+typedef struct {
+    char letters[2 * NUM_OPTIONS + 2];
+    struct option names[2 * NUM_OPTIONS + 1];
+    char underscored[NUM_OPTIONS][MAX_NAME];
+} GetoptTables;
+
+enum { FIRST_KEY = 256 };
+
+static void make_tables(GetoptTables* tables) {
+    char* letter = tables->letters;
+    struct option* name = tables->names;
+    *letter++ = ':'; // a missing value is reported as ':'
+    for (int i = 0; i < NUM_OPTIONS; i++) {
+        const OptionRow* row = &option_rows[i];
+        int argument = row->value_name != NULL ? required_argument : no_argument;
+        *name++ = (struct option){row->name, argument, NULL, FIRST_KEY + i};
+        if (strchr(row->name, '-') != NULL) { // ggml's programs write --top_k
+            snprintf(tables->underscored[i], MAX_NAME, "%s", row->name);
+            for (char* c = tables->underscored[i]; *c != '\0'; c++) *c = *c == '-' ? '_' : *c;
+            *name++ = (struct option){tables->underscored[i], argument, NULL, FIRST_KEY + i};
+        }
+        if (row->letter == 0) continue;
+        *letter++ = (char)row->letter;
+        if (argument == required_argument) *letter++ = ':';
+    }
+    *letter = '\0';
+    *name = (struct option){0};
+}
+
+static const OptionRow* find_row(int key) {
+    for (int i = 0; i < NUM_OPTIONS; i++) {
+        if (key == FIRST_KEY + i || (key == option_rows[i].letter && key != 0)) return &option_rows[i];
+    }
+    return NULL;
+}
+
+// What getopt_long could not read: `result` is its '?' or ':'.
+static bool fail_flag(int result, const char* argument, Error* error) {
+    const OptionRow* row = find_row(optopt);
+    if (result == ':') return fail(error, "--%s needs a value, %s", row->name, row->value_name);
+    if (row != NULL && optopt >= FIRST_KEY) return fail(error, "%s: --%s takes no value", argument, row->name);
+    if (optopt != 0) return fail(error, "-%c: no such option", optopt);
+    return fail(error, "%s: no such option, or short for several", argument);
+}
+
+static bool check_combination(const Options* options, Error* error) {
+    if (options->prompt != NULL && options->prompt_file != NULL) {
+        return fail(error, "-p and -f both give a prompt; use one of them");
+    }
+    if (options->quiet && options->verbose) return fail(error, "-q and -v contradict each other; use one of them");
+    if (options->logits != NULL && *options->logits == '\0') return fail(error, "--logits: the file's name is empty");
+    return true;
+}
+
+bool options_parse(Options* options, int argc, char** argv, Error* error) {
+    *options = (Options){
+        .action = ACTION_GENERATE,
+        .num_predict = UNSET,
+        .sampler = {.top_p = 1, .repeat_penalty = 1},
+        .seed = seed_from_clock(),
+        .samples = 1,
+        .keep_dtype = true,
+    };
+    GetoptTables tables = {0};
+    make_tables(&tables);
+    opterr = 0; // the messages are ours
+    for (int key; (key = getopt_long(argc, argv, tables.letters, tables.names, NULL)) != -1;) {
+        const OptionRow* row = find_row(key);
+        if (row == NULL) return fail_flag(key, argv[optind - 1], error);
+        if (!read_value(options, row, optarg, error)) return false;
+        if (row->kind == VALUE_HELP) return true;
+    }
+    if (optind < argc) return fail(error, "\"%s\" belongs to no option; a prompt is given with -p", argv[optind]);
+    if (options->num_predict == UNSET) options->num_predict = options->top > 0 ? 0 : 20;
+    return check_combination(options, error);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+enum { HELP_COLUMN = 26, HELP_WIDTH = 80 };
+
+// Prints words from HELP_COLUMN on, in lines that end before HELP_WIDTH. `width` characters stand on the line already.
+static void print_wrapped(FILE* out, const char* words, int width) {
+    for (int length; *words != '\0'; words += length + (words[length] == ' ')) {
+        length = (int)strcspn(words, " ");
+        if (width > HELP_COLUMN && width + 1 + length >= HELP_WIDTH) {
+            fputc('\n', out);
+            width = 0;
+        }
+        width += fprintf(out, "%*s%.*s", width < HELP_COLUMN ? HELP_COLUMN - width : 1, "", length, words);
+    }
+    fputc('\n', out);
+}
+
+static void print_row(FILE* out, const OptionRow* row) {
+    int width =
+        row->letter != 0 ? fprintf(out, "  -%c, --%s", row->letter, row->name) : fprintf(out, "      --%s", row->name);
+    if (row->value_name != NULL) width += fprintf(out, " %s", row->value_name);
+    if (width >= HELP_COLUMN) {
+        fprintf(out, "\n");
+        width = 0;
+    }
+    print_wrapped(out, row->help, width);
+}
+
+char* options_help(void) {
+    char* text = NULL;
+    size_t length;
+    FILE* out = open_memstream(&text, &length);
+    if (out == NULL) return NULL;
+    fprintf(out, "usage: gpt2 [-m MODEL] [-p PROMPT | -f FILE] [-n N] [options]\n"
+                 "Continues a text with GPT-2. The text goes to standard output, the report to standard error.\n\n");
+    for (int i = 0; i < NUM_OPTIONS; i++) {
+        if (option_rows[i].help != NULL) print_row(out, &option_rows[i]);
+    }
+    fprintf(out, "\nExit status: 0 fine, 1 something failed, 2 wrong usage, 130 interrupted.\n"
+                 "GPT-2's own weights: scripts/download_gpt2.sh 124M\n");
+    return fclose(out) == 0 ? text : NULL;
+}

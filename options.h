@@ -1,0 +1,43 @@
+// The command line.
+#ifndef OPTIONS_H
+#define OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "dtype.h"
+#include "sampler.h"
+#include "utils.h"
+
+// What the program was asked to do.
+typedef enum { ACTION_GENERATE, ACTION_TOKENS, ACTION_LIST_DEVICES, ACTION_HELP, ACTION_VERSION } Action;
+
+// The strings point into argv.
+typedef struct {
+    Action action;
+    const char* model;       // NULL: searched for, see checkpoint_find()
+    const char* tokenizer;   // NULL: what lies beside the model
+    const char* prompt;      // the text, "-" for standard input, or NULL
+    const char* prompt_file; // "-" for standard input, or NULL
+    int num_predict;         // tokens to generate; -1: as many as the context holds
+    SamplerOptions sampler;
+    uint64_t seed;      // from the clock unless the user gave one
+    int samples;        // continuations of the prompt
+    int threads;        // 0: the physical cores
+    bool keep_dtype;    // the weights as the file has them; dtype does not count
+    DType dtype;        // what the weights are kept as
+    int layers;         // use the first so many layers; 0: all
+    int context;        // limit of the context in tokens; 0: the model's
+    int top;            // how many of the likeliest next tokens to print; 0: none
+    const char* logits; // .npy file for the logits of the prompt, or NULL
+    bool json, ignore_eos, no_echo, quiet, verbose;
+} Options;
+
+// Fills in `options` from the command line. Every number is checked against its range and every combination that
+// makes no sense is refused; the error names the flag, the value and what would be right.
+bool options_parse(Options* options, int argc, char** argv, Error* error);
+
+// The text of --help. The caller frees it; NULL when memory is short.
+char* options_help(void);
+
+#endif

@@ -1,0 +1,235 @@
+#include "weights.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_max_threads(void) {
+    return 1;
+}
+static int omp_get_thread_num(void) {
+    return 0;
+}
+#endif
+
+_Static_assert(sizeof(size_t) >= 8, "sizes of checkpoints need 64 bits");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "weights are used as the little-endian files hold them");
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Progress on a terminal, once the work has taken a second
+
+typedef struct {
+    double start;
+    size_t done, total; // elements
+    bool is_shown;
+} Progress;
+
+static void progress_add(Progress* progress, size_t elements) {
+    progress->done += elements;
+    if (!progress->is_shown && (seconds_now() - progress->start < 1.0 || !isatty(STDERR_FILENO))) return;
+    progress->is_shown = true;
+    fprintf(stderr, "\rloading: %3zu %%", progress->done * 100 / progress->total);
+}
+
+static void progress_end(const Progress* progress) {
+    if (progress->is_shown) fprintf(stderr, "\r\033[K");
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Conversion of one layer of one parameter
+
+enum {
+    TILE = 32, // rows converted together: a transposed source is read in runs of this many elements, whole cache lines
+    PARALLEL_ELEMENTS = 1 << 15, // below it, waking other threads takes longer than the work
+    TILE_PAD = 16, // floats that keep the rows of a tile apart, so that columns do not fall into one cache set
+};
+
+typedef struct {
+    ParameterShape shape;
+    SourceTensor source;
+    DType dtype;      // of the result
+    char* data;       // (rows, dtype_row_stride(dtype, cols))
+    uint16_t* scales; // (rows, q8_num_scales(cols)) when the result is Q8
+} Conversion;
+
+// A weight that the result's dtype cannot express.
+typedef struct {
+    bool found;
+    size_t row, col;
+    float value;
+} Unfit;
+
+size_t first_unfit(const float* in, DType dtype, size_t n) {
+    // The largest magnitudes that do not round to infinity; in Q8 it is the scale, largest / 127, that must not.
+    static const float limits[NUM_DTYPES] = {
+        [DTYPE_BF16] = 0x1.fefffep127f, [DTYPE_F16] = 0x1.ffdffep15f, [DTYPE_Q8] = 8321039.5f};
+    if (dtype == DTYPE_F32) return n;
+    int any = 0;
+    for (size_t i = 0; i < n; i++) any |= !(fabsf(in[i]) <= limits[dtype]);
+    if (!any) return n;
+    size_t i = 0;
+    while (fabsf(in[i]) <= limits[dtype]) i++;
+    return i;
+}
+
+// row_to_f32 for elements at any alignment.
+static void widen(float* out, const unsigned char* in, DType dtype, size_t n) {
+    if (dtype == DTYPE_F32) {
+        memcpy(out, in, n * sizeof(float));
+        return;
+    }
+    uint16_t aligned[256];
+    const size_t chunk = sizeof aligned / sizeof *aligned;
+    for (size_t i = 0; i < n; i += chunk) {
+        size_t m = n - i < chunk ? n - i : chunk;
+        memcpy(aligned, in + i * sizeof *aligned, m * sizeof *aligned);
+        row_to_f32(out + i, aligned, dtype, m);
+    }
+}
+
+// Rows first .. first + n of a source that holds (cols, rows), n <= TILE, into out (n, stride): in square tiles, so
+// that both the reads and the writes use whole cache lines.
+static void read_transposed(float* out, size_t stride, const Conversion* c, size_t first, size_t n) {
+    float tile[TILE][TILE]; // (columns of the result, rows of the result)
+    size_t rows = c->shape.rows, cols = c->shape.cols, size = dtype_size(c->source.dtype);
+    for (size_t col = 0; col < cols; col += TILE) {
+        size_t m = cols - col < TILE ? cols - col : TILE;
+        for (size_t j = 0; j < m; j++) {
+            widen(tile[j], c->source.data + ((col + j) * rows + first) * size, c->source.dtype, n);
+        }
+        for (size_t r = 0; r < n; r++) {
+            for (size_t j = 0; j < m; j++) out[r * stride + col + j] = tile[j][r];
+        }
+    }
+}
+
+// One row of floats into the result, rounded.
+static void write_row(const Conversion* c, size_t row, const float* in, Unfit* unfit) {
+    size_t cols = c->shape.cols;
+    if (c->dtype != c->source.dtype) {
+        size_t col = first_unfit(in, c->dtype, cols);
+        if (col < cols) {
+#pragma omp critical(weights_unfit)
+            if (!unfit->found || row < unfit->row) *unfit = (Unfit){true, row, col, in[col]};
+            return;
+        }
+    }
+    char* out = c->data + row * dtype_row_stride(c->dtype, cols) * dtype_size(c->dtype);
+    uint16_t* scales = c->dtype == DTYPE_Q8 ? c->scales + row * q8_num_scales(cols) : NULL;
+    row_from_f32(out, scales, in, c->dtype, cols);
+}
+
+// Rows first .. first + n, n <= TILE. scratch (TILE, cols + TILE_PAD).
+static void convert_rows(const Conversion* c, size_t first, size_t n, float* scratch, Unfit* unfit) {
+    size_t cols = c->shape.cols, stride = cols + TILE_PAD, row_bytes = cols * dtype_size(c->source.dtype);
+    if (c->source.is_transposed) {
+        read_transposed(scratch, stride, c, first, n);
+        for (size_t r = 0; r < n; r++) write_row(c, first + r, scratch + r * stride, unfit);
+    } else if (c->source.dtype == c->dtype) {
+        memcpy(c->data + first * row_bytes, c->source.data + first * row_bytes, n * row_bytes);
+    } else {
+        for (size_t row = first; row < first + n; row++) {
+            widen(scratch, c->source.data + row * row_bytes, c->source.dtype, cols);
+            write_row(c, row, scratch, unfit);
+        }
+    }
+}
+
+// scratch (threads, scratch_size).
+static Unfit convert(const Conversion* c, float* scratch, size_t scratch_size) {
+    Unfit unfit = {0};
+    size_t rows = c->shape.rows;
+#pragma omp parallel for schedule(static) if (rows * c->shape.cols >= PARALLEL_ELEMENTS)
+    for (size_t first = 0; first < rows; first += TILE) {
+        size_t n = rows - first < TILE ? rows - first : TILE;
+        convert_rows(c, first, n, scratch + (size_t)omp_get_thread_num() * scratch_size, &unfit);
+    }
+    return unfit;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// A whole model
+
+static bool stays_in_file(const Tensor* tensor, const SourceTensor* source, bool use_in_place) {
+    return use_in_place && source->dtype == tensor->dtype;
+}
+
+static size_t take(size_t* offset, size_t bytes) {
+    size_t start = *offset;
+    *offset = (start + bytes + 63) & ~(size_t)63;
+    return start;
+}
+
+// Says where every tensor lies: in the file, or in the block, each at a multiple of 64 bytes. Returns the block's size;
+// with block == NULL that is all it is good for.
+static size_t place_tensors(GPT2Model* model, const SourceTensor* sources, bool use_in_place, char* block) {
+    size_t offset = 0;
+    for (int id = 0; id < NUM_PARAMETERS; id++) {
+        ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &model->config);
+        const SourceTensor* source = &sources[source_index(&model->config, id, 0)];
+        Tensor* tensor = &model->tensors[id];
+        *tensor = (Tensor){.dtype = shape.kind == VECTOR ? DTYPE_F32 : model->dtype};
+        if (stays_in_file(tensor, source, use_in_place)) {
+            tensor->data = source->data;
+            continue;
+        }
+        size_t rows = shape.layers * shape.rows;
+        size_t data = take(&offset, rows * dtype_row_stride(tensor->dtype, shape.cols) * dtype_size(tensor->dtype));
+        if (block != NULL) tensor->data = block + data;
+        if (tensor->dtype == DTYPE_Q8) {
+            size_t scales = take(&offset, rows * q8_num_scales(shape.cols) * sizeof(uint16_t));
+            if (block != NULL) tensor->scales = (const uint16_t*)(const void*)(block + scales);
+        }
+    }
+    return offset;
+}
+
+static bool convert_parameter(GPT2Model* model, ParameterId id, const SourceTensor* sources, float* scratch,
+                              size_t scratch_size, Progress* progress, const char* where, Error* error) {
+    ParameterShape shape = gpt2_parameter_shape(id, &model->config);
+    for (size_t layer = 0; layer < shape.layers; layer++) {
+        Tensor tensor = gpt2_tensor(model, id, (int)layer); // its memory is model->block, so it may be written
+        Conversion c = {shape, sources[source_index(&model->config, (int)id, layer)], tensor.dtype, (char*)tensor.data,
+                        (uint16_t*)tensor.scales};
+        Unfit unfit = convert(&c, scratch, scratch_size);
+        if (unfit.found) {
+            return fail(error,
+                        "%s: %s holds %g (layer %zu, row %zu, column %zu), which %s cannot express; try --dtype f32",
+                        where, shape.name, (double)unfit.value, layer, unfit.row, unfit.col, dtype_names[c.dtype]);
+        }
+        progress_add(progress, shape.rows * shape.cols);
+    }
+    return true;
+}
+
+static bool convert_parameters(GPT2Model* model, const SourceTensor* sources, bool use_in_place, const char* where,
+                               Error* error) {
+    size_t scratch_size = TILE * (4 * (size_t)model->config.channels + TILE_PAD); // 4C: the longest row, fcprojw's
+    float* scratch = allocate((size_t)omp_get_max_threads() * scratch_size, sizeof(float), "loading", error);
+    if (scratch == NULL) return false;
+    Progress progress = {.start = seconds_now(), .total = model->num_parameters};
+    bool ok = true;
+    for (int id = 0; ok && id < NUM_PARAMETERS; id++) {
+        const SourceTensor* source = &sources[source_index(&model->config, id, 0)];
+        if (stays_in_file(&model->tensors[id], source, use_in_place)) continue;
+        ok = convert_parameter(model, (ParameterId)id, sources, scratch, scratch_size, &progress, where, error);
+    }
+    progress_end(&progress);
+    free(scratch);
+    return ok;
+}
+
+bool weights_from_sources(GPT2Model* model, const SourceTensor* sources, DType dtype, bool use_in_place,
+                          const char* where, Error* error) {
+    model->dtype = dtype;
+    model->num_parameters = gpt2_num_parameters(&model->config);
+    size_t bytes = place_tensors(model, sources, use_in_place, NULL);
+    if (bytes == 0) return true; // everything stays in the file
+    model->block = allocate(bytes, 1, where, error);
+    if (model->block == NULL) return false;
+    place_tensors(model, sources, use_in_place, model->block);
+    return convert_parameters(model, sources, use_in_place, where, error);
+}

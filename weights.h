@@ -1,0 +1,31 @@
+// From the tensors of a file to the tensors of a model: conversion and transposition.
+// What the readers of the file formats (checkpoint.c, huggingface.c) share.
+#ifndef WEIGHTS_H
+#define WEIGHTS_H
+
+#include "gpt2.h"
+
+// One layer of a parameter as it lies in a file, little-endian and at any alignment.
+typedef struct {
+    const unsigned char* data; // (rows, cols), or (cols, rows) when is_transposed
+    DType dtype;               // not Q8
+    bool is_transposed;
+} SourceTensor;
+
+// Where the source of a parameter's layer stands in an array of NUM_PARAMETERS * L sources.
+static inline size_t source_index(const GPT2Config* config, int id, size_t layer) {
+    return (size_t)id * (size_t)config->num_layers + layer;
+}
+
+// Fills in model->tensors, ->block, ->dtype and ->num_parameters from model->config and `sources` (see source_index;
+// the layers of one parameter adjoin when use_in_place). Matrices become `dtype`, vectors f32. With use_in_place the
+// tensors that already have that dtype stay where the file has them; the rest is converted into model->block, on all
+// OpenMP threads. A weight that `dtype` cannot express (NaN, infinite, too large) is an error. `where` is the file.
+bool weights_from_sources(GPT2Model* model, const SourceTensor* sources, DType dtype, bool use_in_place,
+                          const char* where, Error* error);
+
+// The first of n floats that turns into something that is no finite number when it is rounded to `dtype`, or n.
+// For F32 every float is itself, so always n.
+size_t first_unfit(const float* in, DType dtype, size_t n);
+
+#endif
