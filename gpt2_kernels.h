@@ -30,6 +30,14 @@ typedef struct {
     int position;
 } TokenRun;
 
+// What the next token of one sequence is picked by.
+typedef struct {
+    Sampler* sampler; // draws one number for it
+    const int* text;  // (num_tokens) what the repetition penalty looks back on, the run's tokens included
+    size_t num_tokens;
+    int forbidden; // a token that must not be picked, or -1
+} Choice;
+
 typedef struct {
     // Prepares the model (which must outlive the device) and plans all memory. NULL with the error filled in.
     Device* (*open)(const GPT2Model* model, const DeviceOptions* options, Error* error);
@@ -40,11 +48,12 @@ typedef struct {
     // position + T <= max_seq_len. Rewinding is allowed: positions from `position` on are overwritten.
     bool (*forward)(Device* device, const TokenRun* run, int num_logits, float* logits, Error* error);
 
-    // Runs the tokens and lets each sequence pick its next token where the logits are: next (B). Sequence b picks by
-    // samplers[b], which draws one number, as sampler_next() does; texts[b] are its num_tokens tokens so far, those of
-    // the run included. NULL where the caller has to do it with forward and sampler_next.
-    bool (*next)(Device* device, const TokenRun* run, Sampler* samplers, const int* const* texts, size_t num_tokens,
-                 int* next, Error* error);
+    // Runs the tokens and picks where the logits are, as choice_pick() does: next (B), by choices (B). On an error no
+    // sampler has moved. NULL for a device that leaves this to forward and choice_pick().
+    bool (*next)(Device* device, const TokenRun* run, const Choice* choices, int* next, Error* error);
+
+    // The logits (V) that next picked the token of its sequence b from. NULL when next is.
+    bool (*fetch_logits)(Device* device, int b, float* logits, Error* error);
 
     // Copies the first `length` positions of slot `from`'s KV cache to slot `to`: continuations share one prefill.
     bool (*copy_cache)(Device* device, int to, int from, int length, Error* error);
@@ -56,8 +65,11 @@ typedef struct {
 } DeviceApi;
 
 // Is this a run that the device can take? What each device checks before it believes a TokenRun.
-bool token_run_check(const TokenRun* run, const GPT2Model* model, const DeviceOptions* options, int num_logits,
+bool token_run_check(const TokenRun* run, const GPT2Model* model, int max_batch, int max_seq_len, int num_logits,
                      Error* error);
+
+// Picks from logits (V), which are as before when it returns. -1 when not one of them is finite.
+int choice_pick(const Choice* choice, float* logits);
 
 extern const DeviceApi gpt2_cpu;
 

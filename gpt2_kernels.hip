@@ -586,6 +586,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) copy_slot(float* keys, flo
 // How one sequence picks: sampler.h's options, and the number that was drawn for this token.
 struct Pick {
     SamplerOptions options;
+    int forbidden; // a token, or -1
     int num_recent;
     double uniform;            // of [0, 1)
     int recent[REPEAT_WINDOW]; // the tokens that repeat_penalty is for, each once
@@ -691,46 +692,60 @@ __device__ static void draw(PickState* state, int* next, const float* logits, in
     }
 }
 
-// next (B): the token that each sequence picks from logits (B, V), one block each. Order and meaning are sampler.h's:
-// repetition penalty, top-k, top-p, min-p, temperature, draw. Without randomness it is the argmax.
+// The token that logits (V) lead to: argmax without randomness, else top-k, top-p, min-p, temperature and draw, in the
+// order and meaning of sampler.h. *next is written by one thread.
+__device__ static void pick_from(PickState* state, int* next, const float* logits, int V, const Pick* pick) {
+    unsigned long long best = likeliest(state, logits, V), floor = 1;
+    int best_id = (int)(0xffffffffu - (unsigned)best);
+    if (best == 0 || !(pick->options.temperature > 0)) {
+        if (threadIdx.x == 0) *next = best == 0 || !isfinite(logits[best_id]) ? -1 : best_id;
+        return;
+    }
+    float largest = fminf(logits[best_id], FLT_MAX);
+    if (pick->options.top_k > 0 && pick->options.top_k < V) {
+        Mass possible = 0;
+        for (int id = (int)threadIdx.x; id < V; id += THREADS) possible += rank_of(logits[id], id) != 0;
+        possible = block_mass(state, possible);
+        if ((Mass)pick->options.top_k < possible) {
+            floor = likeliest_until(state, logits, V, floor, (Mass)pick->options.top_k, true, largest);
+        }
+    }
+    if (pick->options.top_p < 1) {
+        Mass mass = 0;
+        for (int id = (int)threadIdx.x; id < V; id += THREADS) {
+            if (rank_of(logits[id], id) >= floor) mass += mass_of(logits[id], largest, 1);
+        }
+        mass = block_mass(state, mass);
+        Mass target = (Mass)((double)pick->options.top_p * (double)mass);
+        target = target < 1 ? 1 : target > mass ? mass : target;
+        floor = likeliest_until(state, logits, V, floor, target, false, largest);
+    }
+    float least = pick->options.min_p > 0 ? largest + logf(pick->options.min_p) : -INFINITY;
+    draw(state, next, logits, V, floor, least, largest, pick);
+}
+
+// next (B): the token that each sequence picks from logits (B, V), one block each; -1 when no logit is finite. The
+// repetition penalty and the forbidden token change logits for the time of the choice only.
 extern "C" __global__ void __launch_bounds__(THREADS) pick_token(int* next, float* all_logits, const Pick* picks,
                                                                  int V) {
     __shared__ PickState state;
     const Pick* pick = picks + blockIdx.x;
     float* logits = all_logits + (size_t)blockIdx.x * (size_t)V;
     int thread = (int)threadIdx.x;
-    if (thread < pick->num_recent) {
-        float logit = logits[pick->recent[thread]], R = pick->options.repeat_penalty;
-        logits[pick->recent[thread]] = logit > 0 ? logit / R : logit * R;
+    int token = thread < pick->num_recent ? pick->recent[thread] : -1; // whose logit this thread changes
+    float before = token >= 0 ? logits[token] : 0, forbidden_before = 0;
+    if (token >= 0) logits[token] = before > 0 ? before / pick->options.repeat_penalty : before * pick->options.repeat_penalty;
+    __syncthreads();
+    if (thread == 0 && pick->forbidden >= 0) {
+        forbidden_before = logits[pick->forbidden];
+        logits[pick->forbidden] = -INFINITY;
     }
     __syncthreads();
-    unsigned long long best = likeliest(&state, logits, V), floor = 1;
-    int best_id = (int)(0xffffffffu - (unsigned)best);
-    if (best == 0 || !(pick->options.temperature > 0)) {
-        if (thread == 0) next[blockIdx.x] = best == 0 ? 0 : best_id;
-        return;
-    }
-    float largest = fminf(logits[best_id], FLT_MAX);
-    if (pick->options.top_k > 0 && pick->options.top_k < V) {
-        Mass possible = 0;
-        for (int id = thread; id < V; id += THREADS) possible += rank_of(logits[id], id) != 0;
-        possible = block_mass(&state, possible);
-        if ((Mass)pick->options.top_k < possible) {
-            floor = likeliest_until(&state, logits, V, floor, (Mass)pick->options.top_k, true, largest);
-        }
-    }
-    if (pick->options.top_p < 1) {
-        Mass mass = 0;
-        for (int id = thread; id < V; id += THREADS) {
-            if (rank_of(logits[id], id) >= floor) mass += mass_of(logits[id], largest, 1);
-        }
-        mass = block_mass(&state, mass);
-        Mass target = (Mass)((double)pick->options.top_p * (double)mass);
-        target = target < 1 ? 1 : target > mass ? mass : target;
-        floor = likeliest_until(&state, logits, V, floor, target, false, largest);
-    }
-    float least = pick->options.min_p > 0 ? largest + logf(pick->options.min_p) : -INFINITY;
-    draw(&state, next + blockIdx.x, logits, V, floor, least, largest, pick);
+    pick_from(&state, next + blockIdx.x, logits, V, pick);
+    __syncthreads();
+    if (thread == 0 && pick->forbidden >= 0) logits[pick->forbidden] = forbidden_before;
+    __syncthreads();
+    if (token >= 0) logits[token] = before;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -809,6 +824,7 @@ struct Device {
     float* host_hidden;       // cpu_logits: (head_rows, stride)
     char* host_rows;          // cpu_logits: (max_rows) rows of wte in the card's format
     uint16_t* host_scales;    // and their scales
+    float* host_logits;       // cpu_logits: (max_batch, V), of the last choice; not pinned
 };
 
 static int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
@@ -957,7 +973,8 @@ static bool plan_cpu_head(Device* d, Error* error) {
     if (!card_array(d, &data, rows * row_bytes, "embeddings", error)) return false;
     if (row_scales > 0 && !card_array(d, &scales, rows * row_scales, "embeddings", error)) return false;
     d->matrices[WTE].data = data, d->matrices[WTE].scales = scales;
-    return host_array(d, &d->host_rows, rows * row_bytes, "embeddings in pinned memory", error) &&
+    d->host_logits = (float*)allocate((size_t)d->options.max_batch, (size_t)d->model->config.vocab_size * sizeof(float), "logits", error);
+    return d->host_logits != NULL && host_array(d, &d->host_rows, rows * row_bytes, "embeddings in pinned memory", error) &&
            host_array(d, &d->host_scales, max((size_t)1, rows * row_scales), "embeddings in pinned memory", error) &&
            host_array(d, &d->host_hidden, (size_t)d->head_rows * (size_t)d->stride, "hidden states in pinned memory", error);
 }
@@ -984,6 +1001,7 @@ static void hip_close(Device* d) {
     card_free_from(d, 0);
     while (d->num_host_allocations > 0) (void)hipHostFree(d->host_allocations[--d->num_host_allocations]);
     if (d->stream != NULL) (void)hipStreamDestroy(d->stream);
+    free(d->host_logits);
     free(d);
 }
 
@@ -1285,7 +1303,7 @@ static bool forward_head(Device* d, float* logits, int B, int num_logits, int of
 }
 
 static bool hip_forward(Device* d, const TokenRun* run, int num_logits, float* logits, Error* error) {
-    if (!token_run_check(run, d->model, &d->options, num_logits, error)) return false;
+    if (!token_run_check(run, d->model, d->options.max_batch, d->options.max_seq_len, num_logits, error)) return false;
     int first_wanted = run->T - num_logits;
     bool is_decode = run->T <= DECODE_TOKENS;
     for (int start = 0, T; start < run->T; start += T) {
@@ -1305,17 +1323,18 @@ static bool hip_forward(Device* d, const TokenRun* run, int num_logits, float* l
 // ---------------------------------------------------------------------------------------------------------------------
 // Host: picking, and the captured decode step
 
-// What sequence b needs on the card to pick.
-static Pick make_pick(Sampler* sampler, const int* text, size_t num_tokens) {
+// What a sequence needs on the card to pick. Its sampler moves only when all has gone well.
+static Pick make_pick(const Choice* choice) {
+    Sampler sampler = *choice->sampler;
     Pick pick;
     memset(&pick, 0, sizeof pick);
-    pick.options = sampler->options;
-    pick.uniform = sampler->options.temperature > 0 ? sampler_uniform(sampler) : 0;
-    if (sampler->options.repeat_penalty == 1) return pick;
-    for (size_t i = num_tokens > REPEAT_WINDOW ? num_tokens - REPEAT_WINDOW : 0; i < num_tokens; i++) {
+    pick.options = sampler.options, pick.forbidden = choice->forbidden;
+    pick.uniform = sampler.options.temperature > 0 ? sampler_uniform(&sampler) : 0;
+    if (sampler.options.repeat_penalty == 1) return pick;
+    for (size_t i = choice->num_tokens > REPEAT_WINDOW ? choice->num_tokens - REPEAT_WINDOW : 0; i < choice->num_tokens; i++) {
         bool is_known = false;
-        for (int j = 0; j < pick.num_recent; j++) is_known |= pick.recent[j] == text[i];
-        if (!is_known) pick.recent[pick.num_recent++] = text[i];
+        for (int j = 0; j < pick.num_recent; j++) is_known |= pick.recent[j] == choice->text[i];
+        if (!is_known) pick.recent[pick.num_recent++] = choice->text[i];
     }
     return pick;
 }
@@ -1357,21 +1376,17 @@ static bool run_step(Device* d, int B, Error* error) {
 }
 
 // The logits come back and the CPU picks.
-static bool next_on_cpu(Device* d, const TokenRun* run, Sampler* samplers, const int* const* texts, size_t num_tokens,
-                        int* next, Error* error) {
+static bool next_on_cpu(Device* d, const TokenRun* run, const Choice* choices, int* next, Error* error) {
     size_t V = (size_t)d->model->config.vocab_size;
-    float* logits = (float*)allocate((size_t)run->B * V, sizeof(float), "logits", error);
-    bool ok = logits != NULL && hip_forward(d, run, 1, logits, error);
-    for (int b = 0; ok && b < run->B; b++) next[b] = sampler_next(&samplers[b], logits + (size_t)b * V, texts[b], num_tokens);
-    free(logits);
-    return ok;
+    if (!hip_forward(d, run, 1, d->host_logits, error)) return false;
+    for (int b = 0; b < run->B; b++) next[b] = choice_pick(&choices[b], d->host_logits + (size_t)b * V);
+    return true;
 }
 
-static bool hip_next(Device* d, const TokenRun* run, Sampler* samplers, const int* const* texts, size_t num_tokens,
-                     int* next, Error* error) {
-    if (d->options.cpu_logits) return next_on_cpu(d, run, samplers, texts, num_tokens, next, error);
-    if (!token_run_check(run, d->model, &d->options, 1, error)) return false;
-    for (int b = 0; b < run->B; b++) d->host_picks[b] = make_pick(&samplers[b], texts[b], num_tokens);
+static bool hip_next(Device* d, const TokenRun* run, const Choice* choices, int* next, Error* error) {
+    if (d->options.cpu_logits) return next_on_cpu(d, run, choices, next, error);
+    if (!token_run_check(run, d->model, d->options.max_batch, d->options.max_seq_len, 1, error)) return false;
+    for (int b = 0; b < run->B; b++) d->host_picks[b] = make_pick(&choices[b]);
     for (int start = 0, T; start < run->T; start += T) {
         T = chunk_tokens(d, run, start);
         if (!stage_tokens(d, run, start, T, error)) return false;
@@ -1385,7 +1400,19 @@ static bool hip_next(Device* d, const TokenRun* run, Sampler* samplers, const in
         if (!synchronise(d, error)) return false;
     }
     memcpy(next, d->host_next, (size_t)run->B * sizeof(int));
+    for (int b = 0; b < run->B; b++) {
+        if (choices[b].sampler->options.temperature > 0) (void)sampler_uniform(choices[b].sampler);
+    }
     return true;
+}
+
+static bool hip_fetch_logits(Device* d, int b, float* logits, Error* error) {
+    size_t V = (size_t)d->model->config.vocab_size, at = (size_t)b * V;
+    if (d->options.cpu_logits) {
+        memcpy(logits, d->host_logits + at, V * sizeof(float));
+        return true;
+    }
+    return hip_ok(hipMemcpy(logits, d->logits + at, V * sizeof(float), hipMemcpyDeviceToHost), "downloading logits", error);
 }
 
 static bool hip_copy_cache(Device* d, int to, int from, int length, Error* error) {
@@ -1398,7 +1425,7 @@ static bool hip_copy_cache(Device* d, int to, int from, int length, Error* error
 
 // Filled in by a call, since a constant with these functions in it would be wanted on the card as well.
 static DeviceApi hip_api() {
-    DeviceApi api = {hip_open, hip_forward, hip_next, hip_copy_cache, hip_describe, hip_close};
+    DeviceApi api = {hip_open, hip_forward, hip_next, hip_fetch_logits, hip_copy_cache, hip_describe, hip_close};
     return api;
 }
 

@@ -6,6 +6,7 @@
 #include "reference.h"
 #include "test.h"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -376,24 +377,25 @@ static void check_equalities(Tests* t) {
     reference_model_free(&model);
 }
 
-// Continues `text` by the device's own picks; *agreed counts those that sampler_next makes from the device's logits.
-static std::vector<int> generate(Device* d, std::vector<int> text, int n, const SamplerOptions& options, int V, int* agreed) {
+// Continues `text` by the device's own picks; *agreed counts those that choice_pick makes from the device's logits,
+// which must come through the choice as they were.
+static std::vector<int> generate(Device* d, std::vector<int> text, int n, const SamplerOptions& options, int V, int forbidden, int* agreed) {
     Sampler on_card, on_cpu;
     Error error;
-    Floats logits((size_t)V);
+    Floats logits((size_t)V), fetched((size_t)V);
     int slot = 0, position = 0;
     *agreed = 0;
     if (!sampler_open(&on_card, &options, V, 9, 0, &error) || !sampler_open(&on_cpu, &options, V, 9, 0, &error)) return text;
     for (int i = 0; i < n; i++) {
         int next = -1;
-        const int* so_far = text.data();
         TokenRun run = {&text[(size_t)position], &slot, 1, (int)text.size() - position, position};
-        if (!gpt2_hip.next(d, &run, &on_card, &so_far, text.size(), &next, &error) ||
+        Choice choice = {&on_card, text.data(), text.size(), forbidden}, check = {&on_cpu, text.data(), text.size(), forbidden};
+        if (!gpt2_hip.next(d, &run, &choice, &next, &error) || !gpt2_hip.fetch_logits(d, 0, fetched.data(), &error) ||
             !gpt2_hip.forward(d, &run, 1, logits.data(), &error)) {
             fprintf(stderr, "test_hip: %s\n", error.text);
             break;
         }
-        *agreed += next == sampler_next(&on_cpu, logits.data(), text.data(), text.size());
+        *agreed += next == choice_pick(&check, logits.data()) && fetched == logits;
         position = (int)text.size();
         text.push_back(next);
     }
@@ -420,11 +422,12 @@ static void check_picks(Tests* t) {
         std::vector<int> prompt = Random{6}.ints(11, V);
         int total = 0, agreed, same = 0;
         for (const SamplerOptions& way : ways) {
-            std::vector<int> text = generate(d, prompt, n, way, V, &agreed);
-            total += agreed;
-            same += text == generate(cpu_head_device, prompt, n, way, V, &agreed);
+            int forbidden = generate(d, prompt, 1, way, V, -1, &agreed).back(); // what it would begin with
+            std::vector<int> text = generate(d, prompt, n, way, V, forbidden, &agreed);
+            total += agreed * (std::find(text.begin() + 11, text.end(), forbidden) == text.end());
+            same += text == generate(cpu_head_device, prompt, n, way, V, forbidden, &agreed);
         }
-        test_check(t, total == 8 * n, "the card picks as sampler_next does, greedy and 7 ways of sampling: %d of %d tokens", total, 8 * n);
+        test_check(t, total == 8 * n, "the card picks as choice_pick does, greedy and 7 ways of sampling, one token forbidden: %d of %d tokens", total, 8 * n);
         test_check(t, same == 8, "--cpu-logits gives the same text: %d of 8", same);
     }
     gpt2_hip.close(cpu_head_device);
@@ -605,10 +608,10 @@ static bool short_text(const GPT2Model* model, std::vector<int>* text, std::stri
     bool ok = d != NULL;
     if (ok) *description = gpt2_hip.describe(d);
     for (int i = 0; ok && i < 3; i++) {
-        const int* so_far = text->data();
         int next;
-        TokenRun run = {so_far + position, &slot, 1, (int)text->size() - position, position};
-        ok = gpt2_hip.next(d, &run, &sampler, &so_far, text->size(), &next, error);
+        Choice choice = {&sampler, text->data(), text->size(), -1};
+        TokenRun run = {text->data() + position, &slot, 1, (int)text->size() - position, position};
+        ok = gpt2_hip.next(d, &run, &choice, &next, error);
         position = (int)text->size();
         if (ok) text->push_back(next);
     }
