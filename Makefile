@@ -39,6 +39,8 @@ ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE= -Wall -Wextra -Werror $(CFLAGS)
 LIBS     := -lm
 ifeq ($(OPENMP),1)
 ALL_CFLAGS += -fopenmp
+else
+ALL_CFLAGS += -Wno-unknown-pragmas
 endif
 ifeq ($(JANSSON),1)
 ALL_CFLAGS += -DHAVE_JANSSON $(shell pkg-config --cflags jansson 2>/dev/null)

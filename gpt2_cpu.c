@@ -5,7 +5,6 @@
 // another thread wrote in the stage before.
 #include "gpt2_kernels.h"
 
-#include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -60,24 +59,33 @@ static bool is_first_of_core(int cpu) {
     return first == cpu;
 }
 
+// Number of processors that this process may run on, which ones in *allowed unless that is NULL.
+static int allowed_processors(cpu_set_t* allowed) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0) CPU_ZERO(&set);
+    if (allowed != NULL) *allowed = set;
+    return CPU_COUNT(&set);
+}
+
 int cpu_physical_cores(void) {
     cpu_set_t allowed;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
-    int cores = 0, processors = CPU_COUNT(&allowed);
+    int cores = 0, processors = allowed_processors(&allowed);
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
         if (CPU_ISSET(cpu, &allowed) && is_first_of_core(cpu)) cores++;
     }
-    return cores > 0 ? cores : processors; // pinned to second threads only
+    if (cores > 0) return cores;
+    return processors > 0 ? processors : 1; // pinned to second threads only, or not known
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // threads
 
-// All threads wait for the last one. Spins for some tens of microseconds, longer than a stage of a small model lasts,
-// then gives the processor away, so that more threads than processors do not starve each other.
+// All threads wait for the last one. They spin for some tens of microseconds, longer than a stage of a small model
+// lasts, then give the processor away; with more threads than processors they give it away at once.
 typedef struct {
     _Alignas(64) atomic_int arrived;
     _Alignas(64) atomic_int rounds;
+    int spins;
 } Barrier;
 
 static inline void cpu_relax(void) {
@@ -89,7 +97,6 @@ static inline void cpu_relax(void) {
 }
 
 static void barrier_wait(Barrier* barrier, int num_threads) {
-    enum { SPINS = 2000 };
     if (num_threads == 1) return;
     int round = atomic_load_explicit(&barrier->rounds, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) == num_threads - 1) {
@@ -98,7 +105,7 @@ static void barrier_wait(Barrier* barrier, int num_threads) {
         return;
     }
     for (int spins = 0; atomic_load_explicit(&barrier->rounds, memory_order_acquire) == round; spins++) {
-        if (spins < SPINS) cpu_relax();
+        if (spins < barrier->spins) cpu_relax();
         else sched_yield();
     }
 }
@@ -184,6 +191,7 @@ static Device* cpu_open(const GPT2Model* model, const DeviceOptions* options, Er
 #else
     d->num_threads = 1;
 #endif
+    d->barrier.spins = d->num_threads <= allowed_processors(NULL) ? 2000 : 0;
     snprintf(d->description, sizeof d->description, "CPU, %d thread%s, %s", d->num_threads,
              d->num_threads == 1 ? "" : "s", kernels->name);
     if (!cpu_allocate(d, error)) {

@@ -23,9 +23,9 @@ enum { REPEAT_WINDOW = 64 };
 
 typedef struct {
     SamplerOptions options;
-    uint64_t state;                // of the generator
-    int V;                         // vocabulary
-    struct Candidate* candidates;  // (V) scratch
+    uint64_t state;               // of the generator
+    int V;                        // vocabulary
+    struct Candidate* candidates; // (V) scratch
 } Sampler;
 
 // `stream` numbers the samples of one run, so that sample b draws the same numbers whatever the batch size is.

@@ -16,7 +16,7 @@ import sys
 
 OTHER, LETTER, NUMBER, SPACE = range(4)
 NEIGHBOURS = {LETTER: "a", NUMBER: "1", OTHER: "!"}  # what joins with nothing of these is white space
-BLOCK = 128  # code points per block: four 64-bit words of 2-bit classes; 64 and 256 make a larger table
+BLOCK = 128  # code points per block: four words of 2-bit classes; 256 make a larger table, 64 too many blocks
 
 
 def code_points():
