@@ -77,6 +77,9 @@ LIBRARY  := $(MODULES:%=$(BUILD)/%.o) $(KERNELS)
 PROGRAM  := $(BUILD)/gpt2.o $(FRONT:%=$(BUILD)/%.o)
 TESTER   := $(BUILD)/test_gpt2.o $(TESTS:%=$(BUILD)/tests/test_%.o) $(SUPPORT:%=$(BUILD)/tests/%.o)
 
+# Where the program goes; valgrind's copy lies elsewhere.
+PROGRAM_NAME ?= gpt2
+
 include hip.mk
 
 .PHONY: all run test bench fuzz install uninstall clean help FORCE
@@ -88,9 +91,6 @@ found:
 	@echo "threads    $(if $(filter 1,$(OPENMP)),OpenMP,one: no OpenMP (Debian: libgomp comes with gcc; clang: libomp-dev))"
 	@echo "kernels    $(VARIANTS), chosen at run time"
 	@echo "formats    llm.c$(if $(filter 1,$(JANSSON)), and Hugging Face (libjansson), only: no libjansson (Debian: libjansson-dev) to read Hugging Face directories)"
-
-# Where the program goes; valgrind's copy lies elsewhere.
-PROGRAM_NAME ?= gpt2
 
 # A change of compiler or flags rebuilds everything.
 STAMP := $(BUILD)/flags

@@ -108,7 +108,7 @@ void gpt2_matrix_row(float* out, const Tensor* matrix, size_t row, size_t cols);
 
 // Bytes of weights that one decoded token must read: every block, the final LayerNorm and the head (V rows of wte),
 // and one row each of wte and wpe.
-size_t gpt2_bytes_per_token(const GPT2Model* model);
+size_t gpt2_bytes_per_token(const GPT2Config* config, DType dtype);
 
 #ifdef __cplusplus
 }

@@ -8,10 +8,11 @@
 HIPCC := $(or $(shell command -v hipcc 2>/dev/null),$(wildcard /opt/rocm/bin/hipcc))
 NVCC  ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
 ifeq ($(origin CXX),default)
-CXX := $(shell command -v g++ 2>/dev/null)
+CXX := $(subst clang,clang++,$(subst gcc,g++,$(CC)))
 endif
-HIP      ?= $(if $(HIPCC),amd,0)
-HIP_TEST ?= $(if $(CXX),host,0)
+# not when building for another machine
+HIP      ?= $(if $(and $(HIPCC),$(filter $(ARCH),$(shell uname -m))),amd,0)
+HIP_TEST ?= $(if $(filter $(MACHINE),$(shell $(CXX) -dumpmachine 2>/dev/null)),host,0)
 CUDA_ARCH ?= sm_90
 
 # No contraction into fused operations but where the source says so: the same sums from every compiler.

@@ -173,7 +173,7 @@ static void bench_decode(const Bench* b, const char* what, int depth, int n) {
     times_sort(&bandwidth);
     // keys and values of all layers at the middle of the run
     double cache = 2.0 * c->num_layers * c->channels * (depth + n / 2.0) * (b->model->dtype == DTYPE_F32 ? 4 : 2);
-    double bytes = (double)gpt2_bytes_per_token(b->model) + cache, rate = bytes / times_median(&token);
+    double bytes = (double)gpt2_bytes_per_token(&b->model->config, b->model->dtype) + cache, rate = bytes / times_median(&token);
     printf("%-28s %8.1f tokens/s %8.3f ms", what, 1 / times_median(&token), 1e3 * times_median(&token));
     print_spread(&token, 1e3);
     printf("  %5.1f GB/s, %3.0f %% of %.1f\n", 1e-9 * rate, 100 * rate / times_median(&bandwidth),
@@ -231,7 +231,7 @@ int main(int argc, char** argv) {
     random_model(&model, config, options.dtype, &error);
     DeviceOptions device_options = {
         .max_seq_len = config->max_seq_len, .max_batch = 1, .num_threads = options.threads, .kernels = options.kernels};
-    Bench b = {.model = &model, .options = &options, .buffer_bytes = gpt2_bytes_per_token(&model)};
+    Bench b = {.model = &model, .options = &options, .buffer_bytes = gpt2_bytes_per_token(&model.config, model.dtype)};
     b.device = gpt2_cpu.open(&model, &device_options, &error);
     b.logits = allocate((size_t)config->vocab_size, sizeof *b.logits, "logits", &error);
     b.tokens = allocate((size_t)config->max_seq_len, sizeof *b.tokens, "tokens", &error);

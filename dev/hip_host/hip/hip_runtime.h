@@ -37,6 +37,12 @@
 #include <ucontext.h>
 #endif
 
+#if defined(__clang__) && __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#if defined(__clang__) && __has_feature(thread_sanitizer)
+#define __SANITIZE_THREAD__ 1
+#endif
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #endif
