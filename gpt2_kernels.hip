@@ -858,7 +858,7 @@ template <class T> static bool card_array(Device* d, T** array, size_t count, co
 }
 
 template <class T> static bool host_array(Device* d, T** array, size_t count, const char* what, Error* error) {
-    void* memory;
+    void* memory = NULL;
     if (!hip_ok(hipHostMalloc(&memory, count * sizeof(T), hipHostMallocDefault), what, error)) return false;
     d->host_allocations[d->num_host_allocations++] = memory;
     *array = (T*)memory;

@@ -37,11 +37,13 @@
 #include <ucontext.h>
 #endif
 
-#if defined(__clang__) && __has_feature(address_sanitizer)
+#ifdef __clang__ // says what g++ says, in other words
+#if __has_feature(address_sanitizer)
 #define __SANITIZE_ADDRESS__ 1
 #endif
-#if defined(__clang__) && __has_feature(thread_sanitizer)
+#if __has_feature(thread_sanitizer)
 #define __SANITIZE_THREAD__ 1
+#endif
 #endif
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -108,16 +110,22 @@ enum { COMPUTE_UNITS = 4 };
 enum { MAX_BLOCK_THREADS = 1024, MAX_SHARED_BYTES = 65536 };
 const size_t STACK_BYTES = 128 * 1024;
 
+// A setting from the environment, for programs that are run as they are.
+inline long from_environment(const char* name, long otherwise) {
+    const char* value = getenv(name);
+    return value != nullptr ? atol(value) : otherwise;
+}
+
 // What a test sets and reads.
 struct State {
-    int wave_size = 32;           // of the device: 32 or 64
+    int wave_size = (int)from_environment("HIP_HOST_WAVE", 32); // of the device: 32 or 64
     bool reverse = false;         // run the threads of a block from the last to the first
-    int num_devices = 1;          // 0: hipGetDeviceCount gives hipErrorNoDevice
+    int num_devices = (int)from_environment("HIP_HOST_DEVICES", 1); // 0: hipGetDeviceCount gives hipErrorNoDevice
     bool has_code = true;         // false: every launch gives hipErrorNoBinaryForGpu
     size_t memory = 1u << 30;     // of the device, bytes
     size_t memory_used = 0, memory_peak = 0;
     long calls = 0, launches = 0; // since the start
-    long fail_call = -1;          // the call with this number fails
+    long fail_call = from_environment("HIP_HOST_FAIL_CALL", -1); // the call with this number fails
     hipError_t fail_with = hipErrorLaunchFailure;
     hipError_t last_error = hipSuccess;
     std::mutex mutex;                            // of the allocations
