@@ -73,6 +73,16 @@ GPU_BUILD ?= $(if $(HIPCC),amd,cuda)
 test-gpu:
 	$(MAKE) BUILD=$(BUILD)/gpu_$(GPU_BUILD) HIP=0 HIP_TEST=$(GPU_BUILD) test-hip
 
+$(BUILD)/bench_gpu.o: dev/bench_gpu.cc $(HIP_SOURCES) $(STAMP)
+	$(Q)$(call hip_compile,$(HIP),$<,$@)
+
+$(BUILD)/bench_gpu: $(BUILD)/bench_gpu.o $(BUILD)/gpt2_kernels.o $(BUILD)/tests/reference.o $(LIBRARY)
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS) $(HIP_LIBS)
+
+bench-gpu:
+	$(MAKE) BUILD=$(BUILD)/gpu_$(GPU_BUILD) HIP=$(GPU_BUILD) $(BUILD)/gpu_$(GPU_BUILD)/bench_gpu
+	$(BUILD)/gpu_$(GPU_BUILD)/bench_gpu $(BENCH)
+
 # What the compiler made of each kernel, for each target.
 hip-report:
 	dev/hip_report.sh "$(HIPCC)" "$(HIP_FLAGS_amd)" $(GPU_TARGETS)

@@ -3,6 +3,10 @@
 // nvcc or hipcc for a real card (make test-gpu).
 #include "../gpt2_kernels.hip"
 
+extern "C" {
+#include "../checkpoint.h"
+#include "../tokenizer.h"
+}
 #include "reference.h"
 #include "test.h"
 
@@ -458,6 +462,71 @@ static void check_conversion(Tests* t) {
     reference_model_free(&model);
 }
 
+// Greedy text on the card, token for token against the CPU. Where they part, the CPU's two likeliest tokens must be
+// closer than the bound (relative to the largest logit), within which also all logits of the common text must lie.
+static void check_generation(Tests* t, const char* name, const GPT2Model* model, DType dtype, std::vector<int> text, int n, double bound) {
+    Error error;
+    int V = model->config.vocab_size, slot = 0, agreed, same = 0;
+    DeviceOptions options = device_options(model, 1, dtype);
+    Device *d = open_device(t, model, &options), *cpu = gpt2_cpu.open(model, &options, &error);
+    Floats logits((size_t)V);
+    double worst = 0, gap = 0;
+    size_t prompt = text.size();
+    const SamplerOptions greedy = {0, 0, 1, 0, 1};
+    if (d != NULL && cpu != NULL) text = generate(d, text, n, greedy, V, -1, &agreed);
+    bool ok = text.size() == prompt + (size_t)n;
+    for (size_t length = prompt; ok && length < text.size(); length++) {
+        int from = length == prompt ? 0 : (int)length - 1;
+        TokenRun run = {&text[(size_t)from], &slot, 1, (int)length - from, from};
+        ok = gpt2_cpu.forward(cpu, &run, 1, logits.data(), &error);
+        Doubles truth(logits.begin(), logits.end());
+        worst = fmax(worst, difference(run_tokens(d, text, from, (int)length, 0, 1, V).data(), truth.data(), (size_t)V));
+        int best = sampler_argmax(logits.data(), V);
+        same += best == text[length];
+        double lead = truth[(size_t)best] - truth[(size_t)text[length]], largest = 0;
+        for (double x : truth) largest = fmax(largest, fabs(x));
+        gap = fmax(gap, lead / largest);
+    }
+    test_check(t, ok && worst < bound && gap < bound && 4 * same >= 3 * n, "%s: %d of %d greedy tokens are the CPU's, logits within %.0e of its: %.1e",
+               name, same, n, bound, worst);
+    gpt2_cpu.close(cpu);
+    gpt2_hip.close(d);
+}
+
+static void check_generations(Tests* t) {
+    const GPT2Config config = {40, 301, 320, 2, 3, 96};
+    const double bounds[NUM_DTYPES] = {1e-4, 2e-2, 2e-2, 5e-2};
+    GPT2Model model;
+    Error error;
+    for (int dtype = 0; dtype < NUM_DTYPES; dtype++) {
+        char name[64];
+        snprintf(name, sizeof name, "a random model in %s", dtype_names[dtype]);
+        if (!reference_model(&model, &config, (DType)dtype, 12, &error)) return (void)test_check(t, false, "%s", error.text);
+        check_generation(t, name, &model, (DType)dtype, Random{3}.ints(12, config.vocab_size), 20, bounds[dtype]);
+        reference_model_free(&model);
+    }
+}
+
+// The bundled model on real text.
+static void check_bundled_model(Tests* t) {
+    GPT2Model model;
+    Error error;
+    size_t n;
+    int* tokens = NULL;
+    Tokenizer* tokenizer = tokenizer_load_bin("models/fairytales_tokenizer.bin", &error);
+    if (tokenizer == NULL || !checkpoint_load(&model, "models/fairytales.bin", true, DTYPE_F32, &error)) {
+        if (tokenizer != NULL) tokenizer_free(tokenizer);
+        return test_skip(t, "the bundled model: %s", error.text);
+    }
+    const char* prompt = "Once upon a time there was a king";
+    if (test_check(t, tokenizer_encode(tokenizer, prompt, strlen(prompt), &tokens, &n, &error), "the bundled tokenizer encodes the prompt")) {
+        check_generation(t, "the bundled model", &model, model.dtype, std::vector<int>(tokens, tokens + n), 8, 2e-2);
+    }
+    free(tokens);
+    tokenizer_free(tokenizer);
+    checkpoint_free(&model);
+}
+
 // The checks are checked: a model with one number changed must not pass for the original.
 static void check_checker(Tests* t) {
     const GPT2Config config = {20, 61, 61, 2, 2, 32};
@@ -488,6 +557,7 @@ static void check_device(Tests* t) {
     check_equalities(t);
     check_picks(t);
     check_conversion(t);
+    check_generations(t);
     check_checker(t);
 }
 
@@ -698,16 +768,15 @@ void test_hip(Tests* t) {
         return test_skip(t, "wave size 64 and errors: they start no kernel that has not been seen");
 #endif
     }
+    check_bundled_model(t);
     test_section("GPU, what can go wrong");
     check_errors(t);
     check_small_memory(t);
 }
 #else
-int main(void) {
-    Tests t = {0, 0, 0};
+void test_hip(Tests* t) {
     test_section("GPU kernels on this machine's card");
-    check_device(&t);
-    printf("\n%d passed, %d failed\n", t.passed, t.failed);
-    return t.failed > 0 || t.passed == 0;
+    check_device(t);
+    check_bundled_model(t);
 }
 #endif
