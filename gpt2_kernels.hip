@@ -268,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) layernorm(float* out, cons
 template <int DTYPE, int ROWS>
 __global__ void __launch_bounds__(THREADS) decode_matmul(Output output, const float* in, Matrix weight,
                                                          const float* bias, int rows, int stride, int OC) {
-    enum { PACK = Format<DTYPE>::PACK, LOADS = 4 };
+    enum { PACK = Format<DTYPE>::PACK, LOADS = PACK * ROWS > 32 ? 1 : PACK * ROWS > 16 ? 2 : 4 }; // by the registers
     int lane = (int)threadIdx.x % GROUP, column = (int)blockIdx.x * GROUPS + (int)threadIdx.x / GROUP;
     int first_row = (int)blockIdx.y * ROWS, packs = stride / PACK;
     size_t weight_row = (size_t)min(column, OC - 1); // groups past the last column repeat it and put nothing away
