@@ -8,6 +8,7 @@ CC := gcc
 endif
 PREFIX ?= /usr/local
 BUILD  ?= build
+GPT2   ?= gpt2
 Q      := $(if $(V),,@)
 
 MAKEFLAGS += --no-builtin-rules
@@ -35,7 +36,7 @@ endif
 
 OPTIMIZE := -O3 -fno-math-errno -fno-trapping-math
 CFLAGS   ?= $(OPTIMIZE) -g
-ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE= -Wall -Wextra -Werror $(CFLAGS)
+ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror $(CFLAGS)
 LIBS     := -lm
 ifeq ($(OPENMP),1)
 ALL_CFLAGS += -fopenmp
@@ -83,7 +84,7 @@ PROGRAM_NAME ?= gpt2
 include hip.mk
 
 .PHONY: all run test bench fuzz install uninstall clean help FORCE
-all: found $(PROGRAM_NAME)
+all: found $(GPT2)
 
 .PHONY: found
 found:
@@ -108,7 +109,7 @@ $(BUILD)/%.o: %.c $(STAMP)
 	@echo "  cc       $<"
 	$(Q)$(COMPILE) -c $< -o $@
 
-$(PROGRAM_NAME): $(PROGRAM) $(LIBRARY)
+$(GPT2): $(PROGRAM) $(LIBRARY)
 	@echo "  link     $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS) $(HIP_LIBS)
 
@@ -128,7 +129,7 @@ $(BUILD)/tokenize: $(BUILD)/dev/tokenize.o $(LIBRARY)
 FUZZ_SECONDS ?= 60
 $(BUILD)/fuzz_%: dev/fuzz_%.c $(MODULES:%=%.c) tests/toy_checkpoint.c $(STAMP)
 	@echo "  fuzzer   $@"
-	$(Q)clang -std=gnu11 -D_GNU_SOURCE= $(if $(filter 1,$(JANSSON)),-DHAVE_JANSSON) -DVARIANT=portable -g -O1 -I. \
+	$(Q)clang -std=gnu11 -D_GNU_SOURCE $(if $(filter 1,$(JANSSON)),-DHAVE_JANSSON) -DVARIANT=portable -g -O1 -I. \
 	  -Wno-unknown-pragmas -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 	  $(filter-out %gpt2_cpu.c,$(filter %.c,$^)) -o $@ $(filter-out -fopenmp,$(LIBS))
 

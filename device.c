@@ -20,8 +20,8 @@ static bool slots_ok(const TokenRun* run, int max_batch, Error* error) {
 bool token_run_check(const TokenRun* run, const GPT2Model* model, int max_batch, int max_seq_len, int num_logits,
                      Error* error) {
     int V = model->config.vocab_size;
-    if (run->B < 1 || run->B > max_batch || run->T < 1 || run->position < 0 ||
-        run->T > max_seq_len - run->position || num_logits < 0 || num_logits > run->T) {
+    if (run->B < 1 || run->B > max_batch || run->T < 1 || run->position < 0 || run->T > max_seq_len - run->position ||
+        num_logits < 0 || num_logits > run->T) {
         return fail(error, "a run of %d x %d tokens at position %d with %d logits is outside %d x %d tokens", run->B,
                     run->T, run->position, num_logits, max_batch, max_seq_len);
     }

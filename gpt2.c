@@ -431,8 +431,7 @@ static bool generate(Generator* r, Error* error) {
         before = now;
         if (!retire_samples(r, error)) return false;
         if (r->num_running == 0 || r->out->is_closed) break;
-        if (!run_step(r, position, error) &&
-            !(continue_on_cpu(r, position, error) && run_step(r, position, error))) {
+        if (!run_step(r, position, error) && !(continue_on_cpu(r, position, error) && run_step(r, position, error))) {
             return false;
         }
     }
@@ -502,8 +501,8 @@ static bool continue_prompt(Generation* g, TextOutput* out, Error* error) {
     handle_interrupt();
     if (ok) print_notes(g);
     if (ok && has_report) report_before(g);
-    ok = ok && (run_prompt(&r, error) || (continue_on_cpu(&r, 0, error) && run_prompt(&r, error))) && tell_top(g, r.logits, out, error) &&
-         (!is_text || print_prompt(g, out, error)) && generate(&r, error) &&
+    ok = ok && (run_prompt(&r, error) || (continue_on_cpu(&r, 0, error) && run_prompt(&r, error))) &&
+         tell_top(g, r.logits, out, error) && (!is_text || print_prompt(g, out, error)) && generate(&r, error) &&
          (!is_text || print_other_samples(g, out, error)) && (!options->json || report_json(g, out, error)) &&
          text_end(out, error);
     if (ok && has_report && !out->is_closed) report_after(g);

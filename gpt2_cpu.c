@@ -442,5 +442,8 @@ bool cpu_head(float* logits, const float* hidden, int R, const GPT2Model* model,
     return true;
 }
 
-const DeviceApi gpt2_cpu = {
-    .open = cpu_open, .forward = cpu_forward, .copy_cache = cpu_copy_cache, .describe = cpu_describe, .close = cpu_close};
+const DeviceApi gpt2_cpu = {.open = cpu_open,
+                            .forward = cpu_forward,
+                            .copy_cache = cpu_copy_cache,
+                            .describe = cpu_describe,
+                            .close = cpu_close};

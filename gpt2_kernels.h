@@ -85,7 +85,7 @@ typedef struct {
     size_t memory;            // bytes
     int wave_size;            // lanes: 32 or 64
     int compute_units;
-    double bandwidth;         // of its memory, bytes per second; 0: unknown
+    double bandwidth; // of its memory, bytes per second; 0: unknown
 } GpuInfo;
 
 extern const DeviceApi gpt2_hip;

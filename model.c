@@ -82,7 +82,7 @@ static size_t row_bytes(DType dtype, size_t cols) {
     return dtype_row_stride(dtype, cols) * dtype_size(dtype) + scales;
 }
 
-size_t gpt2_bytes_per_token(const GPT2Config* config, DType dtype) {
+size_t gpt2_bytes_per_token_in(DType dtype, const GPT2Config* config) {
     size_t bytes = 0;
     for (int id = 0; id < NUM_PARAMETERS; id++) {
         ParameterShape shape = gpt2_parameter_shape((ParameterId)id, config);
@@ -92,4 +92,8 @@ size_t gpt2_bytes_per_token(const GPT2Config* config, DType dtype) {
         bytes += rows * row_bytes(shape.kind == VECTOR ? DTYPE_F32 : dtype, shape.cols);
     }
     return bytes;
+}
+
+size_t gpt2_bytes_per_token(const GPT2Model* model) {
+    return gpt2_bytes_per_token_in(model->dtype, &model->config);
 }

@@ -12,16 +12,16 @@
 
 // What the value of an option is, and so how it is read and where it goes.
 typedef enum {
-    VALUE_TEXT,    // const char*
-    VALUE_INT,     // int in [low, high]
-    VALUE_REAL,    // float in [low, high]
-    VALUE_FLAG,    // bool, set by the option's presence
-    VALUE_SEED,    // uint64_t, or -1
-    VALUE_DTYPE,   // auto or a name of dtype_names
-    VALUE_DEVICE,  // auto, cpu
-    VALUE_ACTION,  // Action, in `low`
-    VALUE_HELP,    // as VALUE_ACTION, and the rest of the line does not matter
-    VALUE_ABSENT   // known, but not in this program yet
+    VALUE_TEXT,   // const char*
+    VALUE_INT,    // int in [low, high]
+    VALUE_REAL,   // float in [low, high]
+    VALUE_FLAG,   // bool, set by the option's presence
+    VALUE_SEED,   // uint64_t, or -1
+    VALUE_DTYPE,  // auto or a name of dtype_names
+    VALUE_DEVICE, // auto, cpu
+    VALUE_ACTION, // Action, in `low`
+    VALUE_HELP,   // as VALUE_ACTION, and the rest of the line does not matter
+    VALUE_ABSENT  // known, but not in this program yet
 } ValueKind;
 
 typedef struct {
@@ -160,8 +160,10 @@ static bool read_device(Options* options, const char* value, Error* error) {
         return fail(error, "--device: \"%s\" is none of auto, cpu, gpu, gpu:N", value);
     }
 #ifndef GPT2_HIP
-    return fail(error, "--device: \"%s\" is not available, this gpt2 was built without HIP and runs on the CPU only; "
-                       "install hipcc and build again, or use auto or cpu", value);
+    return fail(error,
+                "--device: \"%s\" is not available, this gpt2 was built without HIP and runs on the CPU only; "
+                "install hipcc and build again, or use auto or cpu",
+                value);
 #else
     return true;
 #endif

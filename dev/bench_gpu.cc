@@ -31,11 +31,13 @@ static double copy_bandwidth(size_t bytes) {
     void *from, *to;
     Times times;
     stop_at(hipMalloc(&from, bytes) != hipSuccess || hipMalloc(&to, bytes) != hipSuccess ||
-                hipMemset(from, 1, bytes) != hipSuccess, "no memory to measure the card's bandwidth");
+                hipMemset(from, 1, bytes) != hipSuccess,
+            "no memory to measure the card's bandwidth");
     for (int i = 0; i < 20; i++) {
         double start = seconds_now();
         stop_at(hipMemcpyAsync(to, from, bytes, hipMemcpyDeviceToDevice, NULL) != hipSuccess ||
-                    hipStreamSynchronize(NULL) != hipSuccess, "cannot copy");
+                    hipStreamSynchronize(NULL) != hipSuccess,
+                "cannot copy");
         times.seconds.push_back(seconds_now() - start);
     }
     stop_at(hipFree(from) != hipSuccess || hipFree(to) != hipSuccess, "cannot free");
@@ -54,7 +56,7 @@ int main(int argc, char** argv) {
     options.max_seq_len = config.max_seq_len, options.max_batch = 1, options.num_threads = 1, options.dtype = dtype;
     Device* device = gpt2_hip.open(&model, &options, &error);
     stop_at(device == NULL, error.text);
-    double bandwidth = copy_bandwidth((size_t)256 << 20), bytes = (double)gpt2_bytes_per_token(&config, dtype);
+    double bandwidth = copy_bandwidth((size_t)256 << 20), bytes = (double)gpt2_bytes_per_token_in(dtype, &config);
     printf("%s; copies at %.0f GB/s\n", gpt2_hip.describe(device), 1e-9 * bandwidth);
 
     const SamplerOptions greedy = {0, 0, 1, 0, 1};
@@ -76,8 +78,9 @@ int main(int argc, char** argv) {
             if (i >= 4) times.seconds.push_back(seconds_now() - start);
         }
         double median = times.at(0.5);
-        printf("token at depth %4d: %8.1f us (%.1f to %.1f), %.0f GB/s of weights, %.0f %% of the copy's\n", depth, 1e6 * median,
-               1e6 * times.at(0.05), 1e6 * times.at(0.95), 1e-9 * bytes / median, 100 * bytes / median / bandwidth);
+        printf("token at depth %4d: %8.1f us (%.1f to %.1f), %.0f GB/s of weights, %.0f %% of the copy's\n", depth,
+               1e6 * median, 1e6 * times.at(0.05), 1e6 * times.at(0.95), 1e-9 * bytes / median,
+               100 * bytes / median / bandwidth);
     }
     for (int T : prompts) {
         Times times;
@@ -87,8 +90,8 @@ int main(int argc, char** argv) {
             stop_at(!gpt2_hip.forward(device, &prompt, 1, logits.data(), &error), error.text);
             if (i >= 2) times.seconds.push_back(seconds_now() - start);
         }
-        printf("prompt of %4d tokens: %8.2f ms (%.2f to %.2f), %.0f tokens/s\n", T, 1e3 * times.at(0.5), 1e3 * times.at(0.05),
-               1e3 * times.at(0.95), T / times.at(0.5));
+        printf("prompt of %4d tokens: %8.2f ms (%.2f to %.2f), %.0f tokens/s\n", T, 1e3 * times.at(0.5),
+               1e3 * times.at(0.05), 1e3 * times.at(0.95), T / times.at(0.5));
     }
     sampler_close(&sampler);
     gpt2_hip.close(device);

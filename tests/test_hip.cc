@@ -81,7 +81,9 @@ template <class T> struct Card {
     Card& operator=(const Card&) = delete;
 };
 
-static int padded(int n) { return round_up(n, ROW_ALIGN); }
+static int padded(int n) {
+    return round_up(n, ROW_ALIGN);
+}
 
 // rows (rows, C) -> (rows, padded C), zeros behind.
 static Floats pad_rows(const Floats& in, int rows, int C) {
@@ -115,7 +117,8 @@ struct RandomMatrix {
 
 static double layernorm_difference(Random* random, int C) {
     const int rows = 5, count = 2, pitch = 3, first = 1; // rows 1, 2, 4, 5, 7 of the input
-    Floats in = random->floats((size_t)(8 * C), 3), weight = random->floats((size_t)C, 2), bias = random->floats((size_t)C, 1);
+    Floats in = random->floats((size_t)(8 * C), 3), weight = random->floats((size_t)C, 2),
+           bias = random->floats((size_t)C, 1);
     Card<float> card_in(pad_rows(in, 8, C)), card_weight(weight), card_bias(bias);
     Card<float> out(Floats((size_t)(rows * padded(C)), 0.0f));
     hipLaunchKernelGGL(layernorm, dim3(rows), dim3(THREADS), 0, NULL, out.data, card_in.data, card_weight.data,
@@ -127,7 +130,8 @@ static double layernorm_difference(Random* random, int C) {
         for (int c = 0; c < C; c++) mean += (double)x[c] / C;
         for (int c = 0; c < C; c++) variance += ((double)x[c] - mean) * ((double)x[c] - mean) / C;
         for (int c = 0; c < C; c++) {
-            truth[(size_t)(r * padded(C) + c)] = ((double)x[c] - mean) / sqrt(variance + 1e-5) * (double)weight[(size_t)c] + (double)bias[(size_t)c];
+            truth[(size_t)(r * padded(C) + c)] =
+                ((double)x[c] - mean) / sqrt(variance + 1e-5) * (double)weight[(size_t)c] + (double)bias[(size_t)c];
         }
     }
     return difference(out.read().data(), truth.data(), truth.size());
@@ -144,21 +148,36 @@ static double embed_difference(Random* random, DType dtype, int C) {
     Card<float> out(Floats((size_t)(B * T * padded(C)), 7.0f));
     Matrix wte_card = {wte_data.data, wte_scales.data}, wpe_card = {wpe_data.data, wpe_scales.data};
     switch (dtype) {
-    case DTYPE_F32: hipLaunchKernelGGL((embed<DTYPE_F32>), dim3(B * T), dim3(THREADS), 0, NULL, out.data, wte_card, wpe_card, card_step.data, card_tokens.data, T, padded(C)); break;
-    case DTYPE_BF16: hipLaunchKernelGGL((embed<DTYPE_BF16>), dim3(B * T), dim3(THREADS), 0, NULL, out.data, wte_card, wpe_card, card_step.data, card_tokens.data, T, padded(C)); break;
-    case DTYPE_F16: hipLaunchKernelGGL((embed<DTYPE_F16>), dim3(B * T), dim3(THREADS), 0, NULL, out.data, wte_card, wpe_card, card_step.data, card_tokens.data, T, padded(C)); break;
-    default: hipLaunchKernelGGL((embed<DTYPE_Q8>), dim3(B * T), dim3(THREADS), 0, NULL, out.data, wte_card, wpe_card, card_step.data, card_tokens.data, T, padded(C)); break;
+    case DTYPE_F32:
+        hipLaunchKernelGGL((embed<DTYPE_F32>), dim3(B * T), dim3(THREADS), 0, NULL, out.data, wte_card, wpe_card,
+                           card_step.data, card_tokens.data, T, padded(C));
+        break;
+    case DTYPE_BF16:
+        hipLaunchKernelGGL((embed<DTYPE_BF16>), dim3(B * T), dim3(THREADS), 0, NULL, out.data, wte_card, wpe_card,
+                           card_step.data, card_tokens.data, T, padded(C));
+        break;
+    case DTYPE_F16:
+        hipLaunchKernelGGL((embed<DTYPE_F16>), dim3(B * T), dim3(THREADS), 0, NULL, out.data, wte_card, wpe_card,
+                           card_step.data, card_tokens.data, T, padded(C));
+        break;
+    default:
+        hipLaunchKernelGGL((embed<DTYPE_Q8>), dim3(B * T), dim3(THREADS), 0, NULL, out.data, wte_card, wpe_card,
+                           card_step.data, card_tokens.data, T, padded(C));
+        break;
     }
     Doubles truth((size_t)(B * T * padded(C)), 0.0);
     for (int m = 0; m < B * T; m++) {
         for (int c = 0; c < C; c++) {
-            truth[(size_t)(m * padded(C) + c)] = (double)wte.exact[(size_t)(tokens[(size_t)m] * C + c)] + (double)wpe.exact[(size_t)((position + m % T) * C + c)];
+            truth[(size_t)(m * padded(C) + c)] = (double)wte.exact[(size_t)(tokens[(size_t)m] * C + c)] +
+                                                 (double)wpe.exact[(size_t)((position + m % T) * C + c)];
         }
     }
     return difference(out.read().data(), truth.data(), truth.size());
 }
 
-static double exact_gelu(double x) { return 0.5 * x * (1 + tanh(sqrt(2 / acos(-1.0)) * (x + 0.044715 * x * x * x))); }
+static double exact_gelu(double x) {
+    return 0.5 * x * (1 + tanh(sqrt(2 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
+}
 
 // Both matrix products in one of the ways that their results go.
 static double matmul_difference(Random* random, DType dtype, int rows, int C, int OC, OutputKind kind, bool is_decode) {
@@ -173,16 +192,26 @@ static double matmul_difference(Random* random, DType dtype, int rows, int C, in
     Matrix matrix = {data.data, scales.data};
     Output output = plain_output(kind, out.data, OC);
     switch (dtype) {
-    case DTYPE_F32: launch_matmul<DTYPE_F32>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode); break;
-    case DTYPE_BF16: launch_matmul<DTYPE_BF16>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode); break;
-    case DTYPE_F16: launch_matmul<DTYPE_F16>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode); break;
-    default: launch_matmul<DTYPE_Q8>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode); break;
+    case DTYPE_F32:
+        launch_matmul<DTYPE_F32>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode);
+        break;
+    case DTYPE_BF16:
+        launch_matmul<DTYPE_BF16>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC,
+                                  is_decode);
+        break;
+    case DTYPE_F16:
+        launch_matmul<DTYPE_F16>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode);
+        break;
+    default:
+        launch_matmul<DTYPE_Q8>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode);
+        break;
     }
     Doubles truth((size_t)(rows * OC));
     for (int m = 0; m < rows; m++) {
         for (int o = 0; o < OC; o++) {
             double sum = (double)bias[(size_t)o];
-            for (int c = 0; c < C; c++) sum += (double)in[(size_t)(m * C + c)] * (double)weight.exact[(size_t)(o * C + c)];
+            for (int c = 0; c < C; c++)
+                sum += (double)in[(size_t)(m * C + c)] * (double)weight.exact[(size_t)(o * C + c)];
             if (kind == OUTPUT_GELU) sum = exact_gelu(sum);
             truth[(size_t)(m * OC + o)] = kind == OUTPUT_ADD ? sum + (double)before[(size_t)(m * OC + o)] : sum;
         }
@@ -195,7 +224,8 @@ static double attention_difference(Random* random, int B, int T, int position, i
     Heads heads = {NH * hs, NH, hs, round_up(hs, 4), position + T + 3, T};
     const int batch = B + 1, stride = padded(NH * hs);
     size_t row = (size_t)heads.head_stride, cache = (size_t)(batch * NH * heads.maxT) * row;
-    Floats q = random->floats((size_t)(B * T * NH) * row, 2), k = random->floats(cache, 2), v = random->floats(cache, 1);
+    Floats q = random->floats((size_t)(B * T * NH) * row, 2), k = random->floats(cache, 2),
+           v = random->floats(cache, 1);
     for (size_t i = 0; i < q.size(); i++) q[i] = (int)(i % row) < hs ? q[i] : 0;
     for (size_t i = 0; i < k.size(); i++) k[i] = (int)(i % row) < hs ? k[i] : 0;
     std::vector<int> step(1, position);
@@ -217,11 +247,15 @@ static double attention_difference(Random* random, int B, int T, int position, i
             double total = 0;
             for (int s = 0; s < num_keys; s++) {
                 double score = 0;
-                for (int i = 0; i < hs; i++) score += (double)q[(size_t)(m * NH + h) * row + (size_t)i] * (double)k[head + (size_t)s * row + (size_t)i];
+                for (int i = 0; i < hs; i++)
+                    score += (double)q[(size_t)(m * NH + h) * row + (size_t)i] *
+                             (double)k[head + (size_t)s * row + (size_t)i];
                 total += weight[(size_t)s] = exp(score / sqrt((double)hs));
             }
             for (int s = 0; s < num_keys; s++) {
-                for (int i = 0; i < hs; i++) truth[(size_t)(m * stride + h * hs + i)] += weight[(size_t)s] / total * (double)v[head + (size_t)s * row + (size_t)i];
+                for (int i = 0; i < hs; i++)
+                    truth[(size_t)(m * stride + h * hs + i)] +=
+                        weight[(size_t)s] / total * (double)v[head + (size_t)s * row + (size_t)i];
             }
         }
     }
@@ -237,20 +271,30 @@ static void check_kernels(Tests* t, Random* random) {
     for (int d = 0; d < NUM_DTYPES; d++) {
         for (int C : {15, 45, 768}) worst = fmax(worst, embed_difference(random, (DType)d, C));
     }
-    test_check(t, worst < 1e-6, "embed adds the right rows of f32, bf16, f16 and q8, with zeros behind them: %.1e", worst);
+    test_check(t, worst < 1e-6, "embed adds the right rows of f32, bf16, f16 and q8, with zeros behind them: %.1e",
+               worst);
 
     const OutputKind kinds[] = {OUTPUT_STORE, OUTPUT_GELU, OUTPUT_ADD};
     for (int d = 0; d < NUM_DTYPES; d++) {
-        const int rows[] = {1, 2, 3, 8, 9}, tile_rows[] = {9, 64, 70}, sizes[][2] = {{15, 9}, {45, 67}, {160, 131}, {768, 24}};
+        const int rows[] = {1, 2, 3, 8, 9}, tile_rows[] = {9, 64, 70},
+                  sizes[][2] = {{15, 9}, {45, 67}, {160, 131}, {768, 24}};
         double decode = 0, prefill = 0;
         for (int i = 0; i < 5; i++) {
-            for (int s = 0; s < 4; s++) decode = fmax(decode, matmul_difference(random, (DType)d, rows[i], sizes[s][0], sizes[s][1], kinds[(i + s) % 3], true));
+            for (int s = 0; s < 4; s++)
+                decode = fmax(decode, matmul_difference(random, (DType)d, rows[i], sizes[s][0], sizes[s][1],
+                                                        kinds[(i + s) % 3], true));
         }
         for (int i = 0; i < 3; i++) {
-            for (int s = 0; s < 4; s++) prefill = fmax(prefill, matmul_difference(random, (DType)d, tile_rows[i], sizes[s][0], sizes[s][1], kinds[(i + s) % 3], false));
+            for (int s = 0; s < 4; s++)
+                prefill = fmax(prefill, matmul_difference(random, (DType)d, tile_rows[i], sizes[s][0], sizes[s][1],
+                                                          kinds[(i + s) % 3], false));
         }
-        test_check(t, decode < 2e-6, "decode_matmul in %s, 1 to 9 rows, 15 to 768 columns: within 2e-6 of float64: %.1e", dtype_names[d], decode);
-        test_check(t, prefill < 2e-6, "prefill_matmul in %s, 9 to 70 rows, 15 to 768 columns: within 2e-6 of float64: %.1e", dtype_names[d], prefill);
+        test_check(t, decode < 2e-6,
+                   "decode_matmul in %s, 1 to 9 rows, 15 to 768 columns: within 2e-6 of float64: %.1e", dtype_names[d],
+                   decode);
+        test_check(t, prefill < 2e-6,
+                   "prefill_matmul in %s, 9 to 70 rows, 15 to 768 columns: within 2e-6 of float64: %.1e",
+                   dtype_names[d], prefill);
     }
     const int head_sizes[] = {15, 32, 64, 80, 128, 200};
     double decode = 0, prefill = 0;
@@ -260,8 +304,10 @@ static void check_kernels(Tests* t, Random* random) {
         prefill = fmax(prefill, attention_difference(random, 2, 35, 5, 2, hs, false));
     }
     prefill = fmax(prefill, attention_difference(random, 1, 9, 0, 1, 64, false));
-    test_check(t, decode < 2e-6, "decode_attention, heads of 15 to 200, 1 to 601 keys: within 2e-6 of float64: %.1e", decode);
-    test_check(t, prefill < 2e-6, "prefill_attention, heads of 15 to 200, 9 and 35 queries: within 2e-6 of float64: %.1e", prefill);
+    test_check(t, decode < 2e-6, "decode_attention, heads of 15 to 200, 1 to 601 keys: within 2e-6 of float64: %.1e",
+               decode);
+    test_check(t, prefill < 2e-6,
+               "prefill_attention, heads of 15 to 200, 9 and 35 queries: within 2e-6 of float64: %.1e", prefill);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -312,7 +358,8 @@ static void check_shape(Tests* t, const GPT2Config& config, DType dtype) {
         double prefill = difference(whole.data(), truth.data(), truth.size());
         double decode = difference(steps.data(), &truth[(size_t)(half * V)], steps.size());
         test_check(t, prefill < 1e-5 && decode < 1e-5 && whole == again,
-                   "C %d, %d heads of %d, V %d, %d layers, T %d, %s: logits within 1e-5 of float64, prefill %.1e, decode %.1e; twice the same bits",
+                   "C %d, %d heads of %d, V %d, %d layers, T %d, %s: logits within 1e-5 of float64, prefill %.1e, "
+                   "decode %.1e; twice the same bits",
                    config.channels, config.num_heads, config.channels / config.num_heads, V, config.num_layers, T,
                    dtype_names[dtype], prefill, decode);
     }
@@ -361,14 +408,16 @@ static void check_equalities(Tests* t) {
         alone.insert(alone.end(), logits.begin(), logits.end());
         step_alone.insert(step_alone.end(), next.begin(), next.end());
     }
-    test_check(t, ok && together == alone, "3 sequences of 175 tokens in crossed slots, in 2 chunks: the bits of each alone");
+    test_check(t, ok && together == alone,
+               "3 sequences of 175 tokens in crossed slots, in 2 chunks: the bits of each alone");
     test_check(t, ok && steps == step_alone, "a step of 3 sequences: the bits of each alone");
 
     // slot 1 holds sequence 2 and its step; slot 0 gets its first 100 tokens and goes on by itself
     std::vector<int> mine(tokens.begin() + 2 * T, tokens.begin() + 3 * T);
     Floats original = run_tokens(d, mine, 100, 120, 1, 1, V);
     ok = ok && gpt2_hip.copy_cache(d, 0, 1, 100, &error);
-    test_check(t, ok && original == run_tokens(d, mine, 100, 120, 0, 1, V), "a copied cache continues with the same bits");
+    test_check(t, ok && original == run_tokens(d, mine, 100, 120, 0, 1, V),
+               "a copied cache continues with the same bits");
     test_check(t, original != run_tokens(d, mine, 101, 121, 0, 1, V), "and another position gives others");
 
     TokenRun bad = {tokens.data(), slots, 1, T, 20};
@@ -383,17 +432,20 @@ static void check_equalities(Tests* t) {
 
 // Continues `text` by the device's own picks; *agreed counts those that choice_pick makes from the device's logits,
 // which must come through the choice as they were.
-static std::vector<int> generate(Device* d, std::vector<int> text, int n, const SamplerOptions& options, int V, int forbidden, int* agreed) {
+static std::vector<int> generate(Device* d, std::vector<int> text, int n, const SamplerOptions& options, int V,
+                                 int forbidden, int* agreed) {
     Sampler on_card, on_cpu;
     Error error;
     Floats logits((size_t)V), fetched((size_t)V);
     int slot = 0, position = 0;
     *agreed = 0;
-    if (!sampler_open(&on_card, &options, V, 9, 0, &error) || !sampler_open(&on_cpu, &options, V, 9, 0, &error)) return text;
+    if (!sampler_open(&on_card, &options, V, 9, 0, &error) || !sampler_open(&on_cpu, &options, V, 9, 0, &error))
+        return text;
     for (int i = 0; i < n; i++) {
         int next = -1;
         TokenRun run = {&text[(size_t)position], &slot, 1, (int)text.size() - position, position};
-        Choice choice = {&on_card, text.data(), text.size(), forbidden}, check = {&on_cpu, text.data(), text.size(), forbidden};
+        Choice choice = {&on_card, text.data(), text.size(), forbidden},
+               check = {&on_cpu, text.data(), text.size(), forbidden};
         if (!gpt2_hip.next(d, &run, &choice, &next, &error) || !gpt2_hip.fetch_logits(d, 0, fetched.data(), &error) ||
             !gpt2_hip.forward(d, &run, 1, logits.data(), &error)) {
             fprintf(stderr, "test_hip: %s\n", error.text);
@@ -412,8 +464,14 @@ static void check_picks(Tests* t) {
     const GPT2Config config = {64, 509, 509, 1, 2, 16};
     const int V = config.vocab_size, n = 10;
     const SamplerOptions ways[] = {
-        {0, 0, 1, 0, 1},    {0, 0, 1, 0, 1.5f},        {1, 0, 1, 0, 1},          {0.7f, 40, 1, 0, 1},
-        {1.3f, 0, 0.9f, 0, 1}, {1, 0, 1, 0.05f, 1}, {0.9f, 100, 0.95f, 0.01f, 1.2f}, {2, 1, 1, 0, 1},
+        {0, 0, 1, 0, 1},
+        {0, 0, 1, 0, 1.5f},
+        {1, 0, 1, 0, 1},
+        {0.7f, 40, 1, 0, 1},
+        {1.3f, 0, 0.9f, 0, 1},
+        {1, 0, 1, 0.05f, 1},
+        {0.9f, 100, 0.95f, 0.01f, 1.2f},
+        {2, 1, 1, 0, 1},
     };
     GPT2Model model;
     Error error;
@@ -431,7 +489,10 @@ static void check_picks(Tests* t) {
             total += agreed * (std::find(text.begin() + 11, text.end(), forbidden) == text.end());
             same += text == generate(cpu_head_device, prompt, n, way, V, forbidden, &agreed);
         }
-        test_check(t, total == 8 * n, "the card picks as choice_pick does, greedy and 7 ways of sampling, one token forbidden: %d of %d tokens", total, 8 * n);
+        test_check(
+            t, total == 8 * n,
+            "the card picks as choice_pick does, greedy and 7 ways of sampling, one token forbidden: %d of %d tokens",
+            total, 8 * n);
         test_check(t, same == 8, "--cpu-logits gives the same text: %d of 8", same);
     }
     gpt2_hip.close(cpu_head_device);
@@ -456,7 +517,8 @@ static void check_conversion(Tests* t) {
         if (d == NULL) continue;
         double worst = difference(run_tokens(d, tokens, 0, T, 0, T, V).data(), truth.data(), truth.size());
         test_check(t, worst < bounds[dtype] && (dtype == DTYPE_F32 || worst > 1e-5),
-                   "an f32 model as %s on the card: logits within %.0e of the f32 model's: %.1e", dtype_names[dtype], bounds[dtype], worst);
+                   "an f32 model as %s on the card: logits within %.0e of the f32 model's: %.1e", dtype_names[dtype],
+                   bounds[dtype], worst);
         gpt2_hip.close(d);
     }
     reference_model_free(&model);
@@ -464,7 +526,8 @@ static void check_conversion(Tests* t) {
 
 // Greedy text on the card, token for token against the CPU. Where they part, the CPU's two likeliest tokens must be
 // closer than the bound (relative to the largest logit), within which also all logits of the common text must lie.
-static void check_generation(Tests* t, const char* name, const GPT2Model* model, DType dtype, std::vector<int> text, int n, double bound) {
+static void check_generation(Tests* t, const char* name, const GPT2Model* model, DType dtype, std::vector<int> text,
+                             int n, double bound) {
     Error error;
     int V = model->config.vocab_size, slot = 0, agreed, same = 0;
     DeviceOptions options = device_options(model, 1, dtype);
@@ -480,15 +543,17 @@ static void check_generation(Tests* t, const char* name, const GPT2Model* model,
         TokenRun run = {&text[(size_t)from], &slot, 1, (int)length - from, from};
         ok = gpt2_cpu.forward(cpu, &run, 1, logits.data(), &error);
         Doubles truth(logits.begin(), logits.end());
-        worst = fmax(worst, difference(run_tokens(d, text, from, (int)length, 0, 1, V).data(), truth.data(), (size_t)V));
+        worst =
+            fmax(worst, difference(run_tokens(d, text, from, (int)length, 0, 1, V).data(), truth.data(), (size_t)V));
         int best = sampler_argmax(logits.data(), V);
         same += best == text[length];
         double lead = truth[(size_t)best] - truth[(size_t)text[length]], largest = 0;
         for (double x : truth) largest = fmax(largest, fabs(x));
         gap = fmax(gap, lead / largest);
     }
-    test_check(t, ok && worst < bound && gap < bound && 4 * same >= 3 * n, "%s: %d of %d greedy tokens are the CPU's, logits within %.0e of its: %.1e",
-               name, same, n, bound, worst);
+    test_check(t, ok && worst < bound && gap < bound && 4 * same >= 3 * n,
+               "%s: %d of %d greedy tokens are the CPU's, logits within %.0e of its: %.1e", name, same, n, bound,
+               worst);
     gpt2_cpu.close(cpu);
     gpt2_hip.close(d);
 }
@@ -501,7 +566,8 @@ static void check_generations(Tests* t) {
     for (int dtype = 0; dtype < NUM_DTYPES; dtype++) {
         char name[64];
         snprintf(name, sizeof name, "a random model in %s", dtype_names[dtype]);
-        if (!reference_model(&model, &config, (DType)dtype, 12, &error)) return (void)test_check(t, false, "%s", error.text);
+        if (!reference_model(&model, &config, (DType)dtype, 12, &error))
+            return (void)test_check(t, false, "%s", error.text);
         check_generation(t, name, &model, (DType)dtype, Random{3}.ints(12, config.vocab_size), 20, bounds[dtype]);
         reference_model_free(&model);
     }
@@ -519,7 +585,8 @@ static void check_bundled_model(Tests* t) {
         return test_skip(t, "the bundled model: %s", error.text);
     }
     const char* prompt = "Once upon a time there was a king";
-    if (test_check(t, tokenizer_encode(tokenizer, prompt, strlen(prompt), &tokens, &n, &error), "the bundled tokenizer encodes the prompt")) {
+    if (test_check(t, tokenizer_encode(tokenizer, prompt, strlen(prompt), &tokens, &n, &error),
+                   "the bundled tokenizer encodes the prompt")) {
         check_generation(t, "the bundled model", &model, model.dtype, std::vector<int>(tokens, tokens + n), 8, 2e-2);
     }
     free(tokens);
@@ -575,7 +642,9 @@ template <bool HAS_BARRIER> __global__ void mirror(int* out) {
     __syncthreads();
 }
 
-__global__ void read_past_end(float* out, const float* in, int n) { out[threadIdx.x] = in[n + (int)threadIdx.x % 8 * 4]; }
+__global__ void read_past_end(float* out, const float* in, int n) {
+    out[threadIdx.x] = in[n + (int)threadIdx.x % 8 * 4];
+}
 
 __global__ void barrier_for_some(int* out) {
     if (threadIdx.x < 40) __syncthreads();
@@ -638,7 +707,8 @@ static bool is_caught(Fault fault, bool reverse) {
 
 // Before anything else is launched, for a forked process has only the thread that forked.
 static void check_faults(Tests* t) {
-    test_check(t, !is_caught(NO_FAULT, false) && !is_caught(NO_FAULT, true), "the harness runs a right kernel to its end");
+    test_check(t, !is_caught(NO_FAULT, false) && !is_caught(NO_FAULT, true),
+               "the harness runs a right kernel to its end");
     test_check(t, is_caught(NO_BARRIER, false) || is_caught(NO_BARRIER, true), "it catches a missing __syncthreads");
     test_check(t, is_caught(PAST_END, false), "it catches a read past the end of a buffer");
     test_check(t, is_caught(BARRIER_FOR_SOME, false), "it catches a __syncthreads that some threads do not reach");
@@ -654,8 +724,10 @@ static void check_harness(Tests* t) {
     bool ok = true;
     int sum = 0;
     for (int cell : cells.read()) sum += cell;
-    ok = sum == expected * (int)grid.x && hipLaunchCooperativeKernel(grid_rounds, more, dim3(64), arguments, 0, NULL) != hipSuccess;
-    test_check(t, ok, "a cooperative launch runs %d blocks side by side through %d grid barriers, and refuses more", (int)grid.x, rounds);
+    ok = sum == expected * (int)grid.x &&
+         hipLaunchCooperativeKernel(grid_rounds, more, dim3(64), arguments, 0, NULL) != hipSuccess;
+    test_check(t, ok, "a cooperative launch runs %d blocks side by side through %d grid barriers, and refuses more",
+               (int)grid.x, rounds);
     Card<float> total(Floats(1, 0.0f));
     hipLaunchKernelGGL(dynamic_sum, dim3(1), dim3(96), 96 * sizeof(float), NULL, total.data);
     test_check(t, total.read()[0] == 96 * 95 / 2, "dynamic shared memory holds what it is asked to");
@@ -690,7 +762,9 @@ static bool short_text(const GPT2Model* model, std::vector<int>* text, std::stri
     return ok;
 }
 
-static bool leaked() { return !hip_host::state().device.empty() || !hip_host::state().host.empty(); }
+static bool leaked() {
+    return !hip_host::state().device.empty() || !hip_host::state().host.empty();
+}
 
 static void check_errors(Tests* t) {
     hip_host::State& s = hip_host::state();
@@ -716,7 +790,8 @@ static void check_errors(Tests* t) {
     }
     s.fail_call = -1;
     test_check(t, told + survived == calls && survived <= 20 && wrong == 0 && leaks == 0,
-               "each of the %ld calls fails once: %ld are reported, %ld do without, none leaks or changes the text", calls, told, survived);
+               "each of the %ld calls fails once: %ld are reported, %ld do without, none leaks or changes the text",
+               calls, told, survived);
 
     s.num_devices = 0;
     ok = short_text(&model, &text, &description, &error);
@@ -749,7 +824,8 @@ static void check_small_memory(Tests* t) {
     ok = ok && short_text(&model, &text, &description, &error);
     s.memory = memory;
     test_check(t, ok && text == expected && description.find("does not fit") != std::string::npos,
-               "one byte too few for the head: the same text with logits from the CPU; %s", ok ? description.c_str() : error.text);
+               "one byte too few for the head: the same text with logits from the CPU; %s",
+               ok ? description.c_str() : error.text);
     reference_model_free(&model);
 }
 
@@ -759,7 +835,8 @@ void test_hip(Tests* t) {
     check_harness(t);
     for (int wave = 32; wave <= 64; wave += 32) {
         char title[64];
-        snprintf(title, sizeof title, "GPU, wave size %d, threads %s", wave, wave == 32 ? "first to last" : "last to first");
+        snprintf(title, sizeof title, "GPU, wave size %d, threads %s", wave,
+                 wave == 32 ? "first to last" : "last to first");
         test_section(title);
         hip_host::state().wave_size = wave;
         hip_host::state().reverse = wave == 64;
