@@ -78,9 +78,6 @@ LIBRARY  := $(MODULES:%=$(BUILD)/%.o) $(KERNELS)
 PROGRAM  := $(BUILD)/gpt2.o $(FRONT:%=$(BUILD)/%.o)
 TESTER   := $(BUILD)/test_gpt2.o $(TESTS:%=$(BUILD)/tests/test_%.o) $(SUPPORT:%=$(BUILD)/tests/%.o)
 
-# Where the program goes; valgrind's copy lies elsewhere.
-PROGRAM_NAME ?= gpt2
-
 include hip.mk
 
 .PHONY: all run test bench fuzz install uninstall clean help FORCE
