@@ -351,10 +351,24 @@ HIP_HOST_UNSEEN inline void run_block(const Launch& launch, size_t number) {
     free(b->shared);
 }
 
+inline void report_fault(int, siginfo_t* info, void*) {
+    if (block() != nullptr) {
+        fprintf(stderr, "hip_host: address %p is in no buffer\n", info->si_addr);
+        give_up("a read or write past the end of a buffer");
+    }
+    signal(SIGSEGV, SIG_DFL);
+}
+
 // The compute units: OS threads that take the blocks of a launch one after the other.
 class Pool {
   public:
     Pool() {
+#ifndef __SANITIZE_ADDRESS__ // which reports better
+        struct sigaction action = {};
+        action.sa_sigaction = report_fault;
+        action.sa_flags = SA_SIGINFO;
+        sigaction(SIGSEGV, &action, nullptr);
+#endif
         for (int i = 0; i < COMPUTE_UNITS; i++) threads.emplace_back([this] { work(); });
     }
     ~Pool() {
@@ -503,14 +517,6 @@ inline void guarded_free(char* memory, size_t bytes) {
 #endif
 }
 
-inline void report_fault(int, siginfo_t* info, void*) {
-    if (block() != nullptr) {
-        fprintf(stderr, "hip_host: address %p is in no buffer\n", info->si_addr);
-        give_up("a read or write past the end of a buffer");
-    }
-    signal(SIGSEGV, SIG_DFL);
-}
-
 inline hipError_t allocate(std::map<const char*, size_t>& allocations, void** memory, size_t bytes) {
     if (bytes == 0) bytes = 1;
     char* guarded = guarded_bytes(bytes);
@@ -614,12 +620,6 @@ inline hipError_t hipGetDeviceCount(int* count) {
 }
 inline hipError_t hipSetDevice(int device) {
     if (device < 0 || device >= hip_host::state().num_devices) return hipErrorInvalidDevice;
-#ifndef __SANITIZE_ADDRESS__ // which reports better
-    struct sigaction action = {};
-    action.sa_sigaction = hip_host::report_fault;
-    action.sa_flags = SA_SIGINFO;
-    sigaction(SIGSEGV, &action, nullptr);
-#endif
     return hip_host::call();
 }
 inline hipError_t hipGetDeviceProperties(hipDeviceProp_t* properties, int) {
