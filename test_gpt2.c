@@ -41,6 +41,9 @@ int main(int argc, char** argv) {
         {"dtype", test_dtype},     {"tokenizer", test_tokenizer}, {"checkpoint", test_checkpoint},
         {"sampler", test_sampler}, {"kernels", test_kernels},     {"model", test_model},
         {"cli", test_cli},
+#ifdef HAVE_TEST_HIP
+        {"hip", test_hip},
+#endif
     };
     Tests t = {0};
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {

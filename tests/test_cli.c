@@ -313,8 +313,13 @@ static const BadLine bad_lines[] = {
     {"-b 1025", "--samples"},
     {"-t 0", "--threads"},
     {"-t 257", "1 to 256"},
+#ifndef GPT2_HIP
     {"--device gpu", "CPU only"},
     {"--device gpu:1", "gpu:1"},
+#endif
+    {"--device gpu:", "gpu:N"},
+    {"--device gpu:-1", "gpu:N"},
+    {"--device gpu:1x", "gpu:N"},
     {"--device tpu", "tpu"},
     {"--dtype q4", "q8"},
     {"--layers 0", "--layers"},
