@@ -78,6 +78,8 @@ LIBRARY  := $(MODULES:%=$(BUILD)/%.o) $(KERNELS)
 PROGRAM  := $(BUILD)/gpt2.o $(FRONT:%=$(BUILD)/%.o)
 TESTER   := $(BUILD)/test_gpt2.o $(TESTS:%=$(BUILD)/tests/test_%.o) $(SUPPORT:%=$(BUILD)/tests/%.o)
 
+STAMP    := $(BUILD)/flags
+
 include hip.mk
 
 .PHONY: all run test bench fuzz install uninstall clean help FORCE
@@ -91,7 +93,6 @@ found:
 	@echo "formats    llm.c$(if $(filter 1,$(JANSSON)), and Hugging Face (libjansson), only: no libjansson (Debian: libjansson-dev) to read Hugging Face directories)"
 
 # A change of compiler or flags rebuilds everything.
-STAMP := $(BUILD)/flags
 $(STAMP): FORCE
 	@mkdir -p $(BUILD)/tests $(BUILD)/dev
 	@echo '$(CC) $(ALL_CFLAGS) $(KERNEL_FLAGS) $(LIBS)' | cmp -s - $@ || echo '$(CC) $(ALL_CFLAGS) $(KERNEL_FLAGS) $(LIBS)' > $@
