@@ -68,7 +68,7 @@ endif
 # ---------------------------------------------------------------------------------------------------------------------
 # files
 
-MODULES  := checkpoint dtype gpt2_cpu huggingface mapped_file model model_paths safetensors sampler tokenizer utils weights
+MODULES  := checkpoint dtype gpt2_cpu huggingface mapped_file model model_paths output_file safetensors sampler tokenizer utils weights
 FRONT    := list_devices npy options prompt report report_json text_output
 TESTS    := checkpoint cli dtype huggingface kernels model sampler tokenizer
 SUPPORT  := reference toy_checkpoint
@@ -76,6 +76,9 @@ KERNELS  := $(VARIANTS:%=$(BUILD)/cpu_kernels_%.o)
 LIBRARY  := $(MODULES:%=$(BUILD)/%.o) $(KERNELS)
 PROGRAM  := $(BUILD)/gpt2.o $(FRONT:%=$(BUILD)/%.o)
 TESTER   := $(BUILD)/test_gpt2.o $(TESTS:%=$(BUILD)/tests/test_%.o) $(SUPPORT:%=$(BUILD)/tests/%.o)
+
+# Where the program goes; valgrind's copy lies elsewhere.
+PROGRAM_NAME ?= gpt2
 
 .PHONY: all run test bench fuzz install uninstall clean help FORCE
 all: found $(PROGRAM_NAME)
@@ -86,9 +89,6 @@ found:
 	@echo "threads    $(if $(filter 1,$(OPENMP)),OpenMP,one: no OpenMP (Debian: libgomp comes with gcc; clang: libomp-dev))"
 	@echo "kernels    $(VARIANTS), chosen at run time"
 	@echo "formats    llm.c$(if $(filter 1,$(JANSSON)), and Hugging Face (libjansson), only: no libjansson (Debian: libjansson-dev) to read Hugging Face directories)"
-
-# Where the program goes; valgrind's copy lies elsewhere.
-PROGRAM_NAME ?= gpt2
 
 # A change of compiler or flags rebuilds everything.
 STAMP := $(BUILD)/flags

@@ -432,7 +432,7 @@ static void test_failed_saving(Tests* t, Bench* bench) {
                    error.text);
     }
     if (test_check(t, mkdir(path, 0700) == 0, "a directory stands in the way")) {
-        check_failed_save(t, &m, path, DTYPE_F32, "over a directory", "renamed");
+        check_failed_save(t, &m, path, DTYPE_F32, "over a directory", "is a directory");
         rmdir(path);
     }
     checkpoint_free(&m);
