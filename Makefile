@@ -8,6 +8,7 @@ CC := gcc
 endif
 PREFIX ?= /usr/local
 BUILD  ?= build
+GPT2   ?= gpt2
 Q      := $(if $(V),,@)
 
 MAKEFLAGS += --no-builtin-rules
@@ -81,7 +82,7 @@ TESTER   := $(BUILD)/test_gpt2.o $(TESTS:%=$(BUILD)/tests/test_%.o) $(SUPPORT:%=
 PROGRAM_NAME ?= gpt2
 
 .PHONY: all run test bench fuzz install uninstall clean help FORCE
-all: found $(PROGRAM_NAME)
+all: found $(GPT2)
 
 .PHONY: found
 found:
@@ -106,7 +107,7 @@ $(BUILD)/%.o: %.c $(STAMP)
 	@echo "  cc       $<"
 	$(Q)$(COMPILE) -c $< -o $@
 
-$(PROGRAM_NAME): $(PROGRAM) $(LIBRARY)
+$(GPT2): $(PROGRAM) $(LIBRARY)
 	@echo "  link     $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
 
