@@ -123,18 +123,22 @@ $(BUILD)/tokenize: $(BUILD)/dev/tokenize.o $(LIBRARY)
 	@echo "  link     $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
 
-# The fuzzers are built whole, with clang, so that every line under them is instrumented.
-FUZZ_SECONDS ?= 60
-$(BUILD)/fuzz_%: dev/fuzz_%.c $(MODULES:%=%.c) tests/toy_checkpoint.c $(STAMP)
+# The fuzzers are built whole, with clang, so that every line under them is instrumented. SECONDS is the time of each.
+FUZZERS := checkpoint options text tokenizer
+SECONDS ?= $(or $(FUZZ_SECONDS),60)
+$(BUILD)/fuzz_%: dev/fuzz_%.c $(MODULES:%=%.c) options.c text_output.c tests/toy_checkpoint.c $(STAMP)
 	@echo "  fuzzer   $@"
 	$(Q)clang -std=gnu11 -D_GNU_SOURCE= $(if $(filter 1,$(JANSSON)),-DHAVE_JANSSON) -DVARIANT=portable -g -O1 -I. \
 	  -Wno-unknown-pragmas -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 	  $(filter-out %gpt2_cpu.c,$(filter %.c,$^)) -o $@ $(filter-out -fopenmp,$(LIBS))
 
-fuzz: $(BUILD)/fuzz_checkpoint $(BUILD)/fuzz_tokenizer
-	@mkdir -p $(BUILD)/corpus_checkpoint $(BUILD)/corpus_tokenizer
-	$(BUILD)/fuzz_checkpoint $(BUILD)/corpus_checkpoint -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1
-	$(BUILD)/fuzz_tokenizer $(BUILD)/corpus_tokenizer -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 -print_final_stats=1
+# New inputs go to the first directory; the seeds and what was found before are only read.
+.PHONY: $(FUZZERS:%=fuzz-%)
+fuzz: $(FUZZERS:%=fuzz-%)
+$(FUZZERS:%=fuzz-%): fuzz-%: $(BUILD)/fuzz_%
+	@mkdir -p $(BUILD)/corpus_$*
+	$(BUILD)/fuzz_$* $(BUILD)/corpus_$* dev/fuzz/seeds/$* -dict=dev/fuzz/$*.dict -max_total_time=$(SECONDS) \
+	  -timeout=10 -max_len=8192 -artifact_prefix=$(BUILD)/found_$*_ -print_final_stats=1
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d $(BUILD)/dev/*.d)
 
@@ -168,7 +172,7 @@ help:
 	@echo "make run        write a paragraph with the small model of the repository"
 	@echo "make test       check everything that needs no download"
 	@echo "make bench      measure tokens per second beside the machine's limits; BENCH=\"--dtype q8 -t 1\" for options"
-	@echo "make fuzz       try to break the readers of files and text; FUZZ_SECONDS=60 for each (needs clang)"
+	@echo "make fuzz       try to break the readers of files, text and options; SECONDS=60 for each (needs clang)"
 	@echo "make install    PREFIX=$(PREFIX) DESTDIR=$(DESTDIR); make uninstall removes it"
 	@echo "make clean      remove what was built"
 	@echo "Settings: CC=clang  CFLAGS=...  SAN=1 (sanitizers)  OPENMP=0  JANSSON=0  BUILD=dir  V=1 (show commands)"
