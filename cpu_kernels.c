@@ -113,7 +113,7 @@ INLINE vf vf_exp(vf x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    vf result = (vf)((vi)p + (bits << 23));
+    vf result = (vf)((vu)p + ((vu)bits << 23)); // unsigned: far below -87.3 it wraps, and is not used
     return vf_select(x > -87.3f, result, (vf){0});
 }
 

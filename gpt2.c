@@ -148,8 +148,8 @@ static bool check_vocabulary(const Generation* g, Error* error) {
 // ---------------------------------------------------------------------------------------------------------------------
 // The prompt, as tokens.
 
-static bool fail_too_long(const Generation* g, const char* at_least, size_t tokens, Error* error) {
-    return fail(error, "the prompt has %s%zu tokens, the context holds %d; shorten the prompt%s", at_least, tokens,
+static bool fail_too_long(const Generation* g, const char* more_than, size_t tokens, Error* error) {
+    return fail(error, "the prompt has %s%zu tokens, the context holds %d; shorten the prompt%s", more_than, tokens,
                 g->context, g->context < g->model.config.max_seq_len ? " or raise --ctx" : "");
 }
 
@@ -169,18 +169,20 @@ static bool encode_prompt(Generation* g, size_t* num_tokens, Error* error) {
     return true;
 }
 
-// A prompt far beyond the context is refused by its bytes alone, before time and memory are spent on its tokens.
-static bool encode_prompt_within_context(Generation* g, Error* error) {
-    enum { WORTH_COUNTING = 16 << 20 };
-    size_t longest = 1, size, num_tokens;
+// Bytes beyond which no prompt can fit the context, whatever it says: more are not read. 1 is for the newline at the end.
+static size_t longest_prompt(const Generation* g) {
+    size_t longest = 1, size;
     for (int id = 0; id < g->model.config.vocab_size; id++) {
         tokenizer_decode(g->tokenizer, id, &size);
         if (size > longest) longest = size;
     }
-    size_t least = (g->prompt.length + longest - 1) / longest;
-    if (g->prompt.is_cut || (least > (size_t)g->context && g->prompt.length > WORTH_COUNTING)) {
-        return fail_too_long(g, "at least ", least, error);
-    }
+    if (longest > LONGEST_PROMPT / (size_t)g->context) return LONGEST_PROMPT;
+    return longest * (size_t)g->context + 1;
+}
+
+static bool encode_prompt_within_context(Generation* g, Error* error) {
+    size_t num_tokens;
+    if (g->prompt.is_cut) return fail_too_long(g, "more than ", (size_t)g->context, error);
     if (!encode_prompt(g, &num_tokens, error)) return false;
     if (num_tokens > (size_t)g->context) return fail_too_long(g, "", num_tokens, error);
     g->num_prompt = (int)num_tokens;
@@ -482,13 +484,13 @@ static int run_generate(const Options* options, TextOutput* out) {
     Generation g = {.options = options};
     Error error;
     int status = EXIT_SUCCESS;
-    if (!checkpoint_find(&g.paths, options->model, options->tokenizer, &error) ||
-        !prompt_read(&g.prompt, options, LONGEST_PROMPT, &error) || !load_model(&g, &error) ||
+    if (!checkpoint_find(&g.paths, options->model, options->tokenizer, &error) || !load_model(&g, &error) ||
         !load_tokenizer(&g, &error) || !check_vocabulary(&g, &error)) {
         status = exit_with(EXIT_FAILURE, &error);
     } else if (!fit_options(&g, &error)) {
         status = exit_with(EXIT_USAGE, &error);
-    } else if (!encode_prompt_within_context(&g, &error) || !continue_prompt(&g, out, &error)) {
+    } else if (!prompt_read(&g.prompt, options, longest_prompt(&g), &error) ||
+               !encode_prompt_within_context(&g, &error) || !continue_prompt(&g, out, &error)) {
         status = exit_with(interrupted ? EXIT_SIGNALLED + interrupted : EXIT_FAILURE, &error);
     } else if (interrupted) {
         status = EXIT_SIGNALLED + interrupted;

@@ -46,7 +46,8 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     Error error = {""};
     optind = 0; // getopt_long keeps its place in between
     if (options_parse(&options, argc, argv, &error)) {
-        check_ranges(&options);
+        bool is_information = options.action == ACTION_HELP || options.action == ACTION_VERSION;
+        if (!is_information) check_ranges(&options); // --help and --version leave the rest of the line unread
     } else {
         size_t length = strlen(error.text);
         require(length > 0 && length < sizeof error.text, "what is refused has a reason");
