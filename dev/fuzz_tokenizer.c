@@ -3,7 +3,6 @@
 // The first byte of the input chooses what the rest is: 'b' the tokens of a .bin, to which a header is added, 'f' a .bin
 // as a whole, 'h' the ends of vocab.json and of merges.txt with a NUL between, 'j' both files as a whole, and all else
 // a text. What loads must then encode and decode without loss.
-#define _GNU_SOURCE // memfd_create
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
