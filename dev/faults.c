@@ -5,7 +5,6 @@
 // file, rename), a way in which all calls from the N-th on behave (short-read, short-write: one byte at a time), one call
 // that is interrupted (eintr-read, eintr-write), or the number of a signal that is sent at the N-th call of any of them.
 // When the fault has happened the file named by GPT2_FAULT_MARK is there.
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
