@@ -80,9 +80,6 @@ FUZZERS  := checkpoint options text tokenizer
 TESTER   := $(BUILD)/test_gpt2.o $(TESTS:%=$(BUILD)/tests/test_%.o) $(SUPPORT:%=$(BUILD)/tests/%.o) \
             $(FUZZERS:%=$(BUILD)/replay_%.o)
 
-# Where the program goes; valgrind's copy lies elsewhere.
-PROGRAM_NAME ?= gpt2
-
 .PHONY: all run test bench fuzz install uninstall clean help FORCE
 all: found $(GPT2)
 

@@ -39,10 +39,7 @@ static const Run runs[] = {
       "prompt", NULL},
      "/dev/null",
      NULL},
-    {"json",
-     {"-m", "hf/model.safetensors", "--json", "--top", "3", "-n", "2", "-t", "1", "-s", "1", NULL},
-     "prompt",
-     NULL},
+    {"json", {"-m", "toy.bin", "--json", "--top", "3", "-n", "2", "-t", "1", "-s", "1", NULL}, "prompt", NULL},
     {"logits",
      {"-m", "toy.bin", "-p", "the the", "--logits", "logits.npy", "-n", "1", "-q", "-t", "1", NULL},
      "/dev/null",
@@ -51,7 +48,7 @@ static const Run runs[] = {
      {"-m", "toy.bin", "-p", "a", "--dtype", "bf16", "--repeat-penalty", "1.5", "-n", "2", "-t", "1", "-v", NULL},
      "/dev/null",
      NULL},
-    {"tokens", {"-m", "hf", "--tokens", NULL}, "prompt", NULL},
+    {"tokens", {"-m", "toy.bin", "--tokens", NULL}, "prompt", NULL},
     {"top", {"-m", "toy.bin", "-p", "a", "--top", "4", "-q", "-t", "1", NULL}, "/dev/null", NULL},
     {"help", {"--help", NULL}, "/dev/null", NULL},
     {"devices", {"--list-devices", NULL}, "/dev/null", NULL},
@@ -248,17 +245,19 @@ static Outcome undisturbed(const Bench* bench, const Run* run) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-// A fault at the 1st, 2nd, ... call, until there are no more calls.
+// A fault at the 1st, 2nd, ... call, until there are no more calls. Signals come at every call up to the 200th and at
+// every 13th behind it: reading JSON makes thousands, all of one kind.
 static void inject_all(Bench* bench, const Run* run, const Outcome* plain, const char* kind, int ending) {
-    long before = bench->failed, n = 1;
-    for (;; n++) {
+    long before = bench->failed, n = 1, tried = 0;
+    for (;; n += ending != 0 && n >= 200 ? 13 : 1, tried++) {
         char fault[64];
         snprintf(fault, sizeof fault, "%s:%ld", kind, n);
         int status = run_program(bench, run, fault, 0, 0);
         if (!is_there(bench, "mark")) break;
         judge(bench, run, plain, fault, status, ending);
     }
-    printf("  %-6s %s: %s at each of %ld calls\n", bench->failed == before ? "ok" : "FAILED", run->name, kind, n - 1);
+    printf("  %-6s %s: %s at %ld of %ld calls\n", bench->failed == before ? "ok" : "FAILED", run->name, kind, tried,
+           n - 1);
     fflush(stdout);
 }
 
