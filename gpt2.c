@@ -181,7 +181,7 @@ static size_t longest_prompt(const Generation* g) {
 }
 
 static bool encode_prompt_within_context(Generation* g, Error* error) {
-    size_t num_tokens;
+    size_t num_tokens = 0;
     if (g->prompt.is_cut) return fail_too_long(g, "more than ", (size_t)g->context, error);
     if (!encode_prompt(g, &num_tokens, error)) return false;
     if (num_tokens > (size_t)g->context) return fail_too_long(g, "", num_tokens, error);
@@ -213,7 +213,7 @@ static void* allocate_cleared(size_t count, size_t size, const char* what, Error
 
 static bool open_samples(Generator* r, Error* error) {
     Generation* g = r->g;
-    size_t B = (size_t)g->options->samples, length = (size_t)(g->num_prompt + r->max_new);
+    size_t B = (size_t)g->options->samples, length = (size_t)g->num_prompt + (size_t)r->max_new;
     r->slots = allocate(B, sizeof *r->slots, "samples", error);
     r->next = allocate(B, sizeof *r->next, "samples", error);
     r->samplers = allocate_cleared(B, sizeof *r->samplers, "samples", error);
@@ -331,7 +331,7 @@ static bool extend_sample(Generator* r, int b, float* logits, Error* error) {
     bool forbids_eot = g->options->ignore_eos && eot >= 0;
     float eot_logit = forbids_eot ? logits[eot] : 0;
     if (forbids_eot) logits[eot] = -INFINITY;
-    size_t length = (size_t)(g->num_prompt + sample->num_generated);
+    size_t length = (size_t)g->num_prompt + (size_t)sample->num_generated;
     int token = sampler_next(&r->samplers[b], logits, sample->tokens, length);
     if (forbids_eot) logits[eot] = eot_logit;
     if (token == eot) {
@@ -508,7 +508,7 @@ static bool check_whole(const Prompt* prompt, Error* error) {
 static int run_tokens(const Options* options, TextOutput* out) {
     Generation g = {.options = options};
     Error error;
-    size_t num_tokens;
+    size_t num_tokens = 0;
     bool ok = checkpoint_find(&g.paths, options->model, options->tokenizer, &error) &&
               prompt_read(&g.prompt, options, LONGEST_PROMPT, &error) && load_tokenizer(&g, &error) &&
               check_whole(&g.prompt, &error) && encode_prompt(&g, &num_tokens, &error) &&

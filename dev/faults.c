@@ -133,8 +133,9 @@ WRAP(ssize_t, write, int fd, const void* bytes, size_t n) {
 }
 
 WRAP(size_t, fwrite, const void* items, size_t size, size_t count, FILE* file) {
-    if (fails("file", ENOSPC)) return count > 0 ? count - 1 : 0; // the numbers are right, the items were lost
-    return __real_fwrite(items, size, count, file);
+    if (!fails("file", ENOSPC)) return __real_fwrite(items, size, count, file);
+    file->_flags |= 0x20; // glibc's mark of an error, which ferror() looks for; nothing public sets it
+    return 0;
 }
 
 WRAP(int, fflush, FILE* file) {
