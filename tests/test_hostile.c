@@ -298,7 +298,7 @@ static void test_json(const Bench* bench) {
         bool ok = !checkpoint_load(&model, directory, true, DTYPE_F32, &error) && strstr(error.text, cases[i].said);
         Tokenizer* tokenizer = tokenizer_load_hf(path, path, &vocabulary);
         ok = ok && tokenizer == NULL && strstr(vocabulary.text, cases[i].said_of_vocabulary) != NULL;
-        Safetensors file = {(char*)text.data, {NULL, 0}};
+        Safetensors file = {(char*)text.data, {(unsigned char*)"", 0}};
         Bytes tensors = safetensors_bytes(&file);
         unlink(path);
         snprintf(path, sizeof path, "%s/x.safetensors", directory);
