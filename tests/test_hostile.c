@@ -518,7 +518,8 @@ void test_long(Tests* t) {
                "%d of %d generations, each from loading to freeing, are the first one to the bit (%.1f s) %s", same, n,
                seconds_now() - start, error.text);
     test_check(t, grown <= 0, "from the %dth on the heap grew by %ld bytes", n / 10 + 1, grown);
-    test_check(t, grown_pages < 256, "and the process by %ld pages", grown_pages);
+    if (n >= 1000 && bytes_in_use() > 0) test_check(t, grown_pages < 256, "and the process by %ld pages", grown_pages);
+    else test_skip(t, "under valgrind or sanitizers, or in a short run, the size of the process is not the program's");
     free(bytes.data);
     toy_free(&toy);
     remove_directory(bench.directory);
