@@ -197,6 +197,14 @@ static size_t comparable(const Bytes* out) {
     return timings != NULL ? (size_t)(timings - (const char*)out->data) : out->size;
 }
 
+// Does what it prints tell of the whole run, so that it is another where a signal shortens the run?
+static bool tells_of_itself(const Run* run) {
+    for (int i = 0; run->args[i] != NULL; i++) {
+        if (strcmp(run->args[i], "--json") == 0) return true;
+    }
+    return false;
+}
+
 // What is wrong with this outcome of a disturbed run, or NULL. `ending` is the status that a signal gives, or 0.
 static const char* find_fault(const Bench* bench, const Run* run, const Outcome* plain, int status, int ending) {
     Bytes out = content(bench, "out"), err = content(bench, "err"), file = {0};
@@ -211,7 +219,7 @@ static const char* find_fault(const Bench* bench, const Run* run, const Outcome*
     else if (status >= KILLED && (ending == 0 || status != KILLED + ending - 128)) problem = "it is killed";
     else if (status != plain->status && status != 1 && status != ending && status < KILLED)
         problem = "another exit status";
-    else if (!is_prefix) problem = "other text than undisturbed";
+    else if (!is_prefix && !(ending != 0 && tells_of_itself(run))) problem = "other text than undisturbed";
     else if (status == 0 && m != n) problem = "text is lost though the exit status is 0";
     else if (status == 1 && !ends_with_message((char*)err.data)) problem = "no message";
     else if (status == 0 && run->file != NULL && file.data == NULL) problem = "no file though the exit status is 0";
