@@ -69,7 +69,7 @@ endif
 # ---------------------------------------------------------------------------------------------------------------------
 # files
 
-MODULES  := checkpoint dtype gpt2_cpu huggingface mapped_file model model_paths output_file safetensors sampler tokenizer utils weights
+MODULES  := checkpoint device dtype gpt2_cpu huggingface mapped_file model model_paths output_file safetensors sampler tokenizer utils weights
 FRONT    := list_devices npy options prompt report report_json text_output
 TESTS    := checkpoint cli dtype hostile huggingface kernels model sampler surroundings tokenizer
 SUPPORT  := reference toy_checkpoint
@@ -79,6 +79,8 @@ PROGRAM  := $(BUILD)/gpt2.o $(FRONT:%=$(BUILD)/%.o)
 FUZZERS  := checkpoint options text tokenizer
 TESTER   := $(BUILD)/test_gpt2.o $(TESTS:%=$(BUILD)/tests/test_%.o) $(SUPPORT:%=$(BUILD)/tests/%.o) \
             $(FUZZERS:%=$(BUILD)/replay_%.o)
+
+include hip.mk
 
 .PHONY: all run test bench fuzz install uninstall clean help FORCE
 all: found $(GPT2)
@@ -113,11 +115,11 @@ $(BUILD)/%.o: %.c $(STAMP)
 
 $(GPT2): $(PROGRAM) $(LIBRARY)
 	@echo "  link     $@"
-	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS) $(HIP_LIBS)
 
 $(BUILD)/test_gpt2: $(TESTER) $(LIBRARY) $(FRONT:%=$(BUILD)/%.o)
 	@echo "  link     $@"
-	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS) $(HIP_TEST_LIBS)
 
 $(BUILD)/bench: $(BUILD)/dev/bench.o $(LIBRARY)
 	@echo "  link     $@"
@@ -160,7 +162,7 @@ faults-here: $(BUILD)/gpt2_faults $(BUILD)/test_faults
 	$(BUILD)/test_faults $(BUILD)/gpt2_faults
 
 test-faults:
-	$(MAKE) faults-here SAN=1 OPENMP=0 CFLAGS="-O1 -g" BUILD=$(BUILD)/faults
+	$(MAKE) faults-here SAN=1 OPENMP=0 HIP=0 CFLAGS="-O1 -g" BUILD=$(BUILD)/faults
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d $(BUILD)/dev/*.d)
 
@@ -194,8 +196,11 @@ help:
 	@echo "make run        write a paragraph with the small model of the repository"
 	@echo "make test       check everything that needs no download"
 	@echo "make bench      measure tokens per second beside the machine's limits; BENCH=\"--dtype q8 -t 1\" for options"
+	@echo "make test-hip, test-hip-san   the GPU's kernels on the CPU, plainly and under the sanitizers (needs g++)"
+	@echo "make test-gpu, bench-gpu      on this machine's card: hipcc, or nvcc"
+	@echo "make hip-report               registers, memory and loads of each GPU kernel, for each target"
 	@echo "make fuzz       try to break the readers of files, text and options; SECONDS=60 for each (needs clang)"
 	@echo "make test-faults  memory, files, pipes and signals fail at every point of short runs (minutes; needs sanitizers)"
 	@echo "make install    PREFIX=$(PREFIX) DESTDIR=$(DESTDIR); make uninstall removes it"
 	@echo "make clean      remove what was built"
-	@echo "Settings: CC=clang  CFLAGS=...  SAN=1 (sanitizers)  OPENMP=0  JANSSON=0  BUILD=dir  V=1 (show commands)"
+	@echo "Settings: CC=clang  CFLAGS=...  SAN=1 (sanitizers)  OPENMP=0  JANSSON=0  HIP=0  GPU_TARGETS=\"gfx90a gfx1100\"  BUILD=dir  V=1 (show commands)"

@@ -42,6 +42,9 @@ int main(int argc, char** argv) {
         {"sampler", test_sampler}, {"kernels", test_kernels},     {"model", test_model},
         {"cli", test_cli},         {"hostile", test_hostile},     {"surroundings", test_surroundings},
         {"long", test_long},
+#ifdef HAVE_TEST_HIP
+        {"hip", test_hip},
+#endif
     };
     Tests t = {0};
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {

@@ -197,10 +197,10 @@ static size_t comparable(const Bytes* out) {
     return timings != NULL ? (size_t)(timings - (const char*)out->data) : out->size;
 }
 
-// Does what it prints tell of the whole run, so that it is another where a signal shortens the run?
+// Does what it prints tell of the whole run, or of several samples, so that it is another where a signal shortens them?
 static bool tells_of_itself(const Run* run) {
     for (int i = 0; run->args[i] != NULL; i++) {
-        if (strcmp(run->args[i], "--json") == 0) return true;
+        if (strcmp(run->args[i], "--json") == 0 || strcmp(run->args[i], "-b") == 0) return true;
     }
     return false;
 }

@@ -4,6 +4,10 @@
 
 #include <stdbool.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct {
     int passed, failed, skipped;
 } Tests;
@@ -28,5 +32,10 @@ void test_cli(Tests* t);
 void test_hostile(Tests* t);      // files made to do harm
 void test_surroundings(Tests* t); // the program at its limits, and where its surroundings fail
 void test_long(Tests* t);         // a thousand generations in one process
+void test_hip(Tests* t);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

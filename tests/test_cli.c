@@ -73,8 +73,8 @@ static void become_program(const Cli* cli, const char* const* args, const Wiring
     signal(SIGINT, SIG_DFL);
     signal(SIGPIPE, SIG_DFL);
 
-    const char* argv[48] = {cli->program, "-m", MODEL, "-t", "1"};
-    int argc = 5;
+    const char* argv[48] = {cli->program, "-m", MODEL, "-t", "1", "--device", "cpu"};
+    int argc = 7;
     while (*args != NULL && argc < 47) argv[argc++] = *args++;
     execv(cli->program, (char* const*)argv);
     _exit(99);
@@ -313,8 +313,13 @@ static const BadLine bad_lines[] = {
     {"-b 1025", "--samples"},
     {"-t 0", "--threads"},
     {"-t 257", "1 to 256"},
+#ifndef GPT2_HIP
     {"--device gpu", "CPU only"},
     {"--device gpu:1", "gpu:1"},
+#endif
+    {"--device gpu:", "gpu:N"},
+    {"--device gpu:-1", "gpu:N"},
+    {"--device gpu:1x", "gpu:N"},
     {"--device tpu", "tpu"},
     {"--dtype q4", "q8"},
     {"--layers 0", "--layers"},
