@@ -377,6 +377,7 @@ static int replay_directory(const char* name, int (*replay)(const uint8_t*, size
     DIR* directory = opendir(name);
     if (directory == NULL) return 0;
     int n = 0;
+    // cppcheck-suppress readdirCalled
     for (struct dirent* entry; (entry = readdir(directory)) != NULL;) {
         char path[512];
         if (entry->d_name[0] == '.') continue;
@@ -450,7 +451,7 @@ static bool generate_once(const char* model_path, const char* tokenizer_path, un
     TokenRun run = {prompt, slots, 1, (int)num_prompt, 0};
     ok = ok && gpt2_cpu.forward(device, &run, 1, logits, error) &&
          gpt2_cpu.copy_cache(device, 1, 0, (int)num_prompt, error);
-    if (ok) memcpy(logits + LONG_V, logits, LONG_V * sizeof *logits);
+    if (ok) memmove(logits + LONG_V, logits, LONG_V * sizeof *logits);
     for (int t = 0; ok && t < LONG_T; t++) {
         for (int b = 0; b < LONG_B; b++) {
             next[b] = sampler_next(&samplers[b], logits + b * LONG_V, taken + b * LONG_T, (size_t)t);
