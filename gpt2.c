@@ -268,7 +268,7 @@ static bool choose_device(Generator* r, Error* error) {
     if (options->device != DEVICE_CPU) {
         if (open_device(r, &gpt2_hip, error)) return true;
         if (options->device == DEVICE_GPU) return false;
-        if (!options->quiet) fprintf(stderr, "gpt2: %s; this run is on the CPU\n", error->text);
+        if (!options->quiet && !options->json) fprintf(stderr, "gpt2: %s; this run is on the CPU\n", error->text);
     }
 #endif
     return open_device(r, &gpt2_cpu, error);
