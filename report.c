@@ -62,7 +62,8 @@ char* generation_text(const Generation* g, const int* tokens, int n, size_t* len
         const char* bytes = tokenizer_decode(g->tokenizer, tokens[i], &size);
         fwrite(bytes, 1, size, out);
     }
-    if (fclose(out) == 0) return text;
+    bool is_whole = ferror(out) == 0; // memory may have been short at any time
+    if (fclose(out) == 0 && is_whole) return text;
     free(text);
     return NULL;
 }
@@ -111,7 +112,8 @@ static void print_repr(FILE* out, const char* bytes, size_t n) {
 
 // Writes what was printed into a memory stream, and frees it.
 static bool write_stream(FILE* stream, char** text, const size_t* length, TextOutput* out, Error* error) {
-    bool ok = fclose(stream) == 0;
+    bool ok = ferror(stream) == 0;
+    ok = fclose(stream) == 0 && ok;
     ok = ok ? text_write(out, *text, *length, error) : fail(error, "no memory for what is to be printed");
     free(*text);
     return ok;

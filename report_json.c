@@ -143,6 +143,7 @@ bool report_json(const Generation* g, TextOutput* out, Error* error) {
     print_top(stream, g);
     bool ok = print_samples(stream, g) && print_timings(stream, g);
     fputs("}\n", stream);
+    if (ferror(stream) != 0) ok = false;
     if (fclose(stream) != 0 || !ok) {
         free(text);
         return fail(error, "--json: no memory for the report");

@@ -40,7 +40,8 @@ int main(int argc, char** argv) {
     } groups[] = {
         {"dtype", test_dtype},     {"tokenizer", test_tokenizer}, {"checkpoint", test_checkpoint},
         {"sampler", test_sampler}, {"kernels", test_kernels},     {"model", test_model},
-        {"cli", test_cli},
+        {"cli", test_cli},         {"hostile", test_hostile},     {"surroundings", test_surroundings},
+        {"long", test_long},
 #ifdef HAVE_TEST_HIP
         {"hip", test_hip},
 #endif
