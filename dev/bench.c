@@ -100,9 +100,12 @@ static double run_seconds(const Bench* b, Device* device, int position, int T) {
     return seconds_now() - start;
 }
 
+// After a pause, threads and clocks need some time before a token takes what it takes.
+static const double WARM_UP = 0.1; // seconds
+
 double bench_decode_seconds(const Bench* b, Device* device, int position, int n) {
-    double seconds = 0;
-    run_seconds(b, device, position, 1);
+    double seconds = 0, begin = seconds_now();
+    while (seconds_now() - begin < WARM_UP) run_seconds(b, device, position, 1);
     for (int i = 0; i < n; i++) seconds += run_seconds(b, device, position + i, 1);
     return seconds / n;
 }
@@ -120,8 +123,8 @@ static void bench_decode(Bench* b, int depth, int n) {
     if (o->peer != NULL) peer_choose_flags(o, row.peer_flags, 0, n, depth);
     if (depth > 0) run_seconds(b, b->device, 0, depth);
     for (int i = 0; i < o->repeats; i++) {
-        times_add(&row.bandwidth, read_bandwidth(b->buffer, b->buffer_bytes, o->threads));
         times_add(&row.seconds, bench_decode_seconds(b, b->device, depth, n));
+        times_add(&row.bandwidth, read_bandwidth(b->buffer, b->buffer_bytes, o->threads));
         if (o->peer != NULL) times_add(&row.peer, peer_seconds(o, row.peer_flags, 0, n, depth));
     }
     if (depth == 0 && n == 20) b->token_seconds = times_median(&row.seconds);
@@ -146,10 +149,10 @@ static void bench_prefill(Bench* b, int unused, int T) {
     row.operations = 2.0 * 12.0 * c->num_layers * c->channels * c->channels * T;
     if (o->peer != NULL) peer_choose_flags(o, row.peer_flags, T, 0, 0);
     Times peaks = {.n = 0};
-    run_seconds(b, b->device, 0, T);
     for (int i = 0; i < o->repeats; i++) {
         PeakRates peak = peak_rates(cpu_kernels_select(o->kernels)->name, o->threads, 1);
         times_add(&peaks, peak_of_dtype(&peak, b->model.dtype));
+        run_seconds(b, b->device, 0, T); // warms up
         times_add(&row.seconds, run_seconds(b, b->device, 0, T));
         if (o->peer != NULL) times_add(&row.peer, peer_seconds(o, row.peer_flags, T, 0, 0));
     }

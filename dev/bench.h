@@ -55,7 +55,7 @@ typedef struct {
 // Prints a row, and writes it to the JSON file, one object per line.
 void bench_report(const Bench* b, const Row* row);
 
-// Seconds per token of decoding n tokens one after the other from `position` on, after one that is not counted.
+// Seconds per token of decoding n tokens one after the other from `position` on, after some that are not counted.
 double bench_decode_seconds(const Bench* b, Device* device, int position, int n);
 
 // ---------------------------------------------------------------------------------------------------------------------
