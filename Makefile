@@ -68,7 +68,8 @@ endif
 # ---------------------------------------------------------------------------------------------------------------------
 # files
 
-MODULES  := checkpoint dtype gpt2_cpu huggingface mapped_file model model_paths safetensors sampler tokenizer utils weights
+MODULES  := checkpoint dtype gpt2_cpu huggingface mapped_file model model_paths operations profile safetensors sampler \
+            tokenizer utils weights
 FRONT    := list_devices npy options prompt report report_json text_output
 TESTS    := checkpoint cli dtype huggingface kernels model sampler tokenizer
 SUPPORT  := reference toy_checkpoint

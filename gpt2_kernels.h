@@ -4,6 +4,7 @@
 #define GPT2_KERNELS_H
 
 #include "gpt2.h"
+#include "profile.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -16,6 +17,10 @@ typedef struct {
     int max_batch;       // sequences that live side by side, each with a KV cache of its own
     int num_threads;     // CPU: threads to use
     const char* kernels; // CPU: name of the kernel variant, NULL for the best that the processor has
+    // To look inside; NULL costs nothing.
+    Profile* profile; // takes the time of every operation; the CPU needs num_threads lanes, a GPU one
+    float* residuals; // (L + 1, max_batch, max_seq_len, C) takes the residual stream of every position that is run:
+                      // [0] as the embedding made it, [l] as layer l - 1 left it
 } DeviceOptions;
 
 // A run of T new tokens for each of B sequences that all hold `position` tokens so far.

@@ -76,12 +76,6 @@ void gpt2_matrix_row(float* out, const Tensor* matrix, size_t row, size_t cols) 
     }
 }
 
-// Bytes of one row of a parameter as it lies in memory, scales included.
-static size_t row_bytes(const Tensor* t, size_t cols) {
-    size_t scales = t->dtype == DTYPE_Q8 ? q8_num_scales(cols) * sizeof(uint16_t) : 0;
-    return dtype_row_stride(t->dtype, cols) * dtype_size(t->dtype) + scales;
-}
-
 size_t gpt2_bytes_per_token(const GPT2Model* model) {
     size_t bytes = 0;
     for (int id = 0; id < NUM_PARAMETERS; id++) {
@@ -89,7 +83,7 @@ size_t gpt2_bytes_per_token(const GPT2Model* model) {
         size_t rows = shape.layers * shape.rows;
         if (id == WTE) rows = (size_t)model->config.vocab_size + 1; // the head, and one token looked up
         if (id == WPE) rows = 1;
-        bytes += rows * row_bytes(&model->tensors[id], shape.cols);
+        bytes += rows * dtype_row_bytes(model->tensors[id].dtype, shape.cols);
     }
     return bytes;
 }

@@ -163,15 +163,13 @@ static void print_tensors(const GPT2Model* model) {
     for (int id = 0; id < NUM_PARAMETERS; id++) {
         ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &model->config);
         DType dtype = model->tensors[id].dtype;
-        size_t row = dtype_row_stride(dtype, shape.cols) * dtype_size(dtype);
-        if (dtype == DTYPE_Q8) row += q8_num_scales(shape.cols) * sizeof(uint16_t);
         char text[64];
         int n =
             shape.per_layer ? snprintf(text, sizeof text, "(%zu, ", shape.layers) : snprintf(text, sizeof text, "(");
         if (shape.kind == VECTOR) snprintf(text + n, sizeof text - (size_t)n, "%zu)", shape.cols);
         else snprintf(text + n, sizeof text - (size_t)n, "%zu, %zu)", shape.rows, shape.cols);
         fprintf(stderr, "  %-9s %-18s %-5s %12zu bytes\n", shape.name, text, dtype_names[dtype],
-                shape.layers * shape.rows * row);
+                shape.layers * shape.rows * dtype_row_bytes(dtype, shape.cols));
     }
     fprintf(stderr, "\n");
 }
