@@ -8,6 +8,7 @@ CC := gcc
 endif
 PREFIX ?= /usr/local
 BUILD  ?= build
+GPT2   ?= gpt2
 Q      := $(if $(V),,@)
 
 MAKEFLAGS += --no-builtin-rules
@@ -79,7 +80,7 @@ PROGRAM  := $(BUILD)/gpt2.o $(FRONT:%=$(BUILD)/%.o)
 TESTER   := $(BUILD)/test_gpt2.o $(TESTS:%=$(BUILD)/tests/test_%.o) $(SUPPORT:%=$(BUILD)/tests/%.o)
 
 .PHONY: all run test bench fuzz install uninstall clean help FORCE
-all: found $(PROGRAM_NAME)
+all: found $(GPT2)
 
 .PHONY: found
 found:
@@ -87,9 +88,6 @@ found:
 	@echo "threads    $(if $(filter 1,$(OPENMP)),OpenMP,one: no OpenMP (Debian: libgomp comes with gcc; clang: libomp-dev))"
 	@echo "kernels    $(VARIANTS), chosen at run time"
 	@echo "formats    llm.c$(if $(filter 1,$(JANSSON)), and Hugging Face (libjansson), only: no libjansson (Debian: libjansson-dev) to read Hugging Face directories)"
-
-# Where the program goes; valgrind's copy lies elsewhere.
-PROGRAM_NAME ?= gpt2
 
 # A change of compiler or flags rebuilds everything.
 STAMP := $(BUILD)/flags
@@ -107,7 +105,7 @@ $(BUILD)/%.o: %.c $(STAMP)
 	@echo "  cc       $<"
 	$(Q)$(COMPILE) -c $< -o $@
 
-$(PROGRAM_NAME): $(PROGRAM) $(LIBRARY)
+$(GPT2): $(PROGRAM) $(LIBRARY)
 	@echo "  link     $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
 

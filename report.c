@@ -236,10 +236,12 @@ void report_after(const Generation* g) {
     fprintf(stderr, "\n");
     print_stops(g);
     fprintf(stderr, "Time for %d tokens: %.2f ms\n", f.tokens, 1e3 * g->total_seconds);
-    if (f.tokens > 0) fprintf(stderr, "Per token: %.2f ms\n", 1e3 * f.seconds_per_token);
+    if (f.tokens > 0) fprintf(stderr, "Per token: %.2f ms\n", 1e3 * g->total_seconds / f.tokens);
     fprintf(stderr, "\n[Speed]\n  prompt: %d tokens, %.2f ms, %.1f tokens/s\n", g->num_prompt, 1e3 * g->prompt_seconds,
             f.prompt_per_second);
-    if (f.tokens > 0) fprintf(stderr, "  generation: %.1f tokens/s\n", f.tokens_per_second);
+    if (f.tokens > 0)
+        fprintf(stderr, "  generation: %.2f ms per token, %.1f tokens/s\n", 1e3 * f.seconds_per_token,
+                f.tokens_per_second);
     if (g->num_steps > 0) {
         fprintf(stderr, "  per %s: minimum %.2f, median %.2f, 95th percentile %.2f, maximum %.2f ms\n",
                 g->options->samples > 1 ? "step" : "token", 1e3 * f.minimum, 1e3 * f.median, 1e3 * f.p95,

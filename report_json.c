@@ -116,7 +116,8 @@ static bool print_timings(FILE* out, const Generation* g) {
     print_number(out, "total_ms", 1e3 * g->total_seconds, ", ");
     print_number(out, "prompt_tokens_per_second", f.prompt_per_second, ", ");
     print_number(out, "tokens_per_second", f.tokens_per_second, ", ");
-    print_number(out, "per_token_ms", 1e3 * f.seconds_per_token, ",\n    \"step_ms\": {");
+    print_number(out, "per_token_ms", f.tokens > 0 ? 1e3 * g->total_seconds / f.tokens : 0, ", ");
+    print_number(out, "generation_per_token_ms", 1e3 * f.seconds_per_token, ",\n    \"step_ms\": {");
     print_number(out, "minimum", 1e3 * f.minimum, ", ");
     print_number(out, "median", 1e3 * f.median, ", ");
     print_number(out, "p95", 1e3 * f.p95, ", ");

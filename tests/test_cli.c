@@ -462,7 +462,7 @@ static void test_report(const Cli* cli) {
                                         "  threads: #",
                                         "  load time: # ms",
                                         "  prompt: # tokens, # ms, # tokens/s",
-                                        "  generation: # tokens/s",
+                                        "  generation: # ms per token, # tokens/s",
                                         "  per token: minimum #, median #, 95th percentile #, maximum # ms",
                                         "  weights read per token: # MB, # GB/s",
                                         "  logits hash: "};
@@ -470,6 +470,11 @@ static void test_report(const Cli* cli) {
     Result r = RUN(cli, "-p", PROMPT);
     for (int i = 0; i < n; i++) found += has_line(r.err, lines[i]);
     test_check(cli->t, r.status == 0 && found == n, "the report has %d of its %d lines", found, n);
+    const char *time = strstr(r.err, "Time for 20 tokens: "), *each = strstr(r.err, "Per token: ");
+    double total = time != NULL ? strtod(time + strlen("Time for 20 tokens: "), NULL) : 0;
+    double mean = each != NULL ? strtod(each + strlen("Per token: "), NULL) : 0;
+    test_check(cli->t, total > 0 && fabs(total - 20 * mean) <= 0.005 + 20 * 0.005,
+               "20 tokens at %.2f ms each are the %.2f ms of all", mean, total);
     test_check(cli->t, !has_line(r.err, "Time for 21 tokens: #") && !has_line(r.err, "Per token: ms"),
                "a line that is not there is not found");
     test_check(cli->t, starts_with(r.out, PROMPT) && r.length > strlen(PROMPT) + 20,
