@@ -71,7 +71,8 @@ endif
 
 MODULES  := checkpoint dtype gpt2_cpu huggingface mapped_file model model_paths operations profile safetensors sampler \
             tokenizer utils weights
-FRONT    := list_devices npy options prompt report report_json text_output
+FRONT    := estimate info list_devices machine npy operation_table options print profile_report prompt report \
+            report_json score text_output trace verify
 TESTS    := checkpoint cli dtype huggingface kernels model sampler tokenizer
 SUPPORT  := reference toy_checkpoint
 KERNELS  := $(VARIANTS:%=$(BUILD)/cpu_kernels_%.o)

@@ -1,6 +1,7 @@
 #include "npy.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,4 +70,57 @@ void npy_abandon(NpyWriter* writer) {
     free(writer->temporary);
     free(writer->path);
     *writer = (NpyWriter){0};
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reading.
+
+// Reads the header and sets the shape. The dictionary is Python's; of its many spellings the one is read that numpy and
+// this program write.
+static bool read_header(FILE* file, const char* path, size_t* rows, size_t* cols, Error* error) {
+    unsigned char start[10];
+    char dictionary[512], order;
+    if (fread(start, 1, sizeof start, file) != sizeof start || memcmp(start, "\x93NUMPY\1\0", 8) != 0) {
+        return fail(error, "%s: no .npy file of version 1.0", path);
+    }
+    size_t length = (size_t)start[8] | (size_t)start[9] << 8;
+    if (length >= sizeof dictionary || fread(dictionary, 1, length, file) != length) {
+        return fail(error, "%s: its header is cut short or longer than that of a matrix", path);
+    }
+    dictionary[length] = '\0';
+    int end = 0;
+    sscanf(dictionary, "{'descr': '%cf4', 'fortran_order': False, 'shape': (%zu, %zu)%n", &order, rows, cols, &end);
+    char here = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '<' : '>';
+    if (end > 0 && order == here) return true;
+    return fail(error, "%s: not a matrix of float32 with contiguous rows in this machine's byte order", path);
+}
+
+// The file must be as long as the shape says before memory is taken for it.
+static float* read_values(FILE* file, const char* path, size_t rows, size_t cols, Error* error) {
+    size_t count, bytes;
+    long begin = ftell(file);
+    if (__builtin_mul_overflow(rows, cols, &count) || __builtin_mul_overflow(count, sizeof(float), &bytes) ||
+        bytes > LONG_MAX / 2 || fseek(file, 0, SEEK_END) != 0 || ftell(file) != begin + (long)bytes ||
+        fseek(file, begin, SEEK_SET) != 0) {
+        fail(error, "%s: its size is not that of %zu x %zu numbers; it is cut short or damaged", path, rows, cols);
+        return NULL;
+    }
+    float* values = allocate(count, sizeof *values, path, error);
+    if (values != NULL && fread(values, sizeof *values, count, file) != count) {
+        fail(error, "%s: cannot be read: %s", path, strerror(errno));
+        free(values);
+        return NULL;
+    }
+    return values;
+}
+
+float* npy_read(const char* path, size_t* rows, size_t* cols, Error* error) {
+    FILE* file = fopen(path, "rb");
+    if (file == NULL) {
+        fail(error, "%s: %s", path, strerror(errno));
+        return NULL;
+    }
+    float* values = read_header(file, path, rows, cols, error) ? read_values(file, path, *rows, *cols, error) : NULL;
+    fclose(file);
+    return values;
 }

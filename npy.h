@@ -28,4 +28,8 @@ bool npy_close(NpyWriter* writer, Error* error);
 // Removes the unfinished file. Harmless after npy_close().
 void npy_abandon(NpyWriter* writer);
 
+// Reads a file of float32 with two dimensions and rows contiguous, such as npy_open() writes: values (rows, cols), which
+// the caller frees. NULL with the error filled in for anything else.
+float* npy_read(const char* path, size_t* rows, size_t* cols, Error* error);
+
 #endif
