@@ -73,7 +73,7 @@ MODULES  := checkpoint dtype gpt2_cpu huggingface mapped_file model model_paths 
             tokenizer utils weights
 FRONT    := estimate info list_devices machine npy operation_table options print profile_report prompt report \
             report_json score text_output trace verify
-TESTS    := checkpoint cli dtype huggingface kernels model sampler tokenizer
+TESTS    := checkpoint cli dtype huggingface inside kernels model sampler tokenizer
 SUPPORT  := reference toy_checkpoint
 KERNELS  := $(VARIANTS:%=$(BUILD)/cpu_kernels_%.o)
 LIBRARY  := $(MODULES:%=$(BUILD)/%.o) $(KERNELS)

@@ -78,7 +78,8 @@ static const OptionRow option_rows[] = {
      "with --top: for every position of the prompt, with the rank and probability of the token that follows, and the "
      "perplexity of the text, which may be longer than the context"},
     {0, "perplexity", NULL, VALUE_ACTION, FIELD(action), ACTION_SCORE, 0,
-     "print the mean negative log likelihood and the perplexity of the prompt"},
+     "print the mean negative log likelihood and the perplexity of the prompt; computed in f32 unless --dtype says "
+     "otherwise"},
     {0, "stride", "N", VALUE_INT, FIELD(stride), 1, MAX_SIZE,
      "tokens from one window to the next over a text longer than the context (half the context)"},
     {0, "verify", "[=REFERENCE]", VALUE_VERIFY, FIELD(reference), ACTION_VERIFY, 0,
@@ -308,6 +309,11 @@ static bool read_estimate(Options* options, char** numbers, int n, Error* error)
 static void complete(Options* options) {
     if (options->num_predict == UNSET) options->num_predict = options->top > 0 ? 0 : 20;
     if (options->all) options->action = ACTION_SCORE;
+    // a score judges the checkpoint: unless another type is asked for, nothing is rounded
+    if (options->action == ACTION_SCORE && options->keep_dtype) {
+        options->keep_dtype = false;
+        options->dtype = DTYPE_F32;
+    }
     // one that is long enough to tell devices apart; it is the prompt of the experiment that --verify repeats
     bool has_prompt = options->prompt != NULL || options->prompt_file != NULL;
     if (options->action == ACTION_VERIFY && !has_prompt) options->prompt = "What is nature of our existence?";

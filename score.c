@@ -182,6 +182,7 @@ static bool print_summary(const Scorer* s, Error* error) {
     bool has_windows = s->windows > 1 && s->guide_tokens > 0;
     if (g->options->json) {
         fputs(s->top != NULL ? "],\n  " : "  ", page.out);
+        fprintf(page.out, "\"dtype\": \"%s\", ", dtype_names[g->model.dtype]);
         fprintf(page.out, "\"tokens\": %d, \"judged\": %d, \"windows\": %d, \"context\": %d, \"stride\": %d, ",
                 g->num_prompt, s->judged, s->windows, s->window, s->stride);
         json_number(page.out, "mean_nll", mean, ", ");
@@ -189,7 +190,8 @@ static bool print_summary(const Scorer* s, Error* error) {
         json_number(page.out, "perplexity_window_means", has_windows ? exp(guide) : exp(mean), "\n}\n");
         return page_end(&page, s->out, error);
     }
-    fprintf(page.out, "%stokens: %d, judged: %d\n", s->top != NULL ? "\n" : "", g->num_prompt, s->judged);
+    fprintf(page.out, "%stokens: %d, judged: %d, by %s weights\n", s->top != NULL ? "\n" : "", g->num_prompt, s->judged,
+            dtype_names[g->model.dtype]);
     if (s->windows > 1) {
         fprintf(page.out, "windows: %d of %d tokens, stride %d\n", s->windows, s->window, s->stride);
     }
