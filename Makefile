@@ -36,7 +36,7 @@ endif
 
 OPTIMIZE := -O3 -fno-math-errno -fno-trapping-math
 CFLAGS   ?= $(OPTIMIZE) -g
-ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE= -Wall -Wextra -Werror $(CFLAGS)
+ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror $(CFLAGS)
 LIBS     := -lm
 ifeq ($(OPENMP),1)
 ALL_CFLAGS += -fopenmp
@@ -126,7 +126,7 @@ $(BUILD)/tokenize: $(BUILD)/dev/tokenize.o $(LIBRARY)
 FUZZ_SECONDS ?= 60
 $(BUILD)/fuzz_%: dev/fuzz_%.c $(MODULES:%=%.c) tests/toy_checkpoint.c $(STAMP)
 	@echo "  fuzzer   $@"
-	$(Q)clang -std=gnu11 -D_GNU_SOURCE= $(if $(filter 1,$(JANSSON)),-DHAVE_JANSSON) -DVARIANT=portable -g -O1 -I. \
+	$(Q)clang -std=gnu11 -D_GNU_SOURCE $(if $(filter 1,$(JANSSON)),-DHAVE_JANSSON) -DVARIANT=portable -g -O1 -I. \
 	  -Wno-unknown-pragmas -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 	  $(filter-out %gpt2_cpu.c,$(filter %.c,$^)) -o $@ $(filter-out -fopenmp,$(LIBS))
 
@@ -141,10 +141,10 @@ fuzz: $(BUILD)/fuzz_checkpoint $(BUILD)/fuzz_tokenizer
 # what users ask for
 
 run: all
-	./gpt2 -m models/fairytales.bin -p "Once upon a time" -n 200 --temp 0.8 --top-p 0.95 -s 1
+	./gpt2 -m models/fairytales.bin -p "Once upon a time" -n 120 --temp 0.8 --top-p 0.9 -s 15
 
 test: all $(BUILD)/test_gpt2
-	$(BUILD)/test_gpt2
+	GPT2_PROGRAM=$(abspath $(GPT2)) $(BUILD)/test_gpt2
 
 bench: all $(BUILD)/bench
 	$(BUILD)/bench $(BENCH)

@@ -104,7 +104,7 @@ INLINE float max_lanes(vf a) {
 // times 2ⁿ put into the exponent. ln 2 is split in two so that r is exact.
 INLINE vf vf_exp(vf x) {
     vf n = x * 1.44269504f + 12582912.0f; // 1.5 * 2^23: the low bits of the sum hold the rounded integer
-    vi bits = (vi)n;
+    vu bits = (vu)n;
     n -= 12582912.0f;
     vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
     vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -113,7 +113,7 @@ INLINE vf vf_exp(vf x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    vf result = (vf)((vi)p + (bits << 23));
+    vf result = (vf)((vu)p + (bits << 23));
     return vf_select(x > -87.3f, result, (vf){0});
 }
 

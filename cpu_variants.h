@@ -4,14 +4,24 @@
 #ifndef CPU_VARIANTS_H
 #define CPU_VARIANTS_H
 
+#include <stdbool.h>
+
 #if defined(__x86_64__)
+#include <cpuid.h>
+
+// What __builtin_cpu_supports() would tell if clang 14 knew the name "f16c".
+static inline bool f16c_supported(void) {
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+}
+
 #define AVX512_SUPPORTED                                                                                               \
     (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&  \
      __builtin_cpu_supports("avx512dq"))
 #define CPU_VARIANTS(X)                                                                                                \
-    X(avx512bf16, AVX512_SUPPORTED&& __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"))     \
+    X(avx512bf16, AVX512_SUPPORTED && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"))     \
     X(avx512, AVX512_SUPPORTED)                                                                                        \
-    X(avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))         \
+    X(avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c_supported())                       \
     X(portable, true)
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>

@@ -1,5 +1,4 @@
 // Three parts: loading a vocabulary, cutting text into words as GPT-2 does, merging the bytes of a word into tokens.
-#define _GNU_SOURCE // memmem
 #include "tokenizer.h"
 
 #include <stdint.h>

@@ -1,258 +1,331 @@
-// make bench: what a token and a prompt cost on this machine, beside what its memory allows.
+// make bench: what a token and a prompt cost on this machine, beside what its memory and its processor allow.
 //
-//   bench [-t THREADS] [-r REPEATS] [--dtype f32|bf16|f16|q8] [--kernels VARIANT] [--shape 124M|355M|774M|1558M]
+//   bench [options]
+//     -t, --threads N        default: physical cores       -r, --repeats N   1 to 99 (9)
+//     --dtype f32|bf16|f16|q8 (bf16)                       --kernels NAME    variant of the kernels
+//     --shape 124M|355M|774M|1558M (124M)
+//     --rows NAME,NAME...    decode20 decode128 depth512 depth900 prefill64 prefill512 threads process tokenizer; also
+//                            depths, a token's time at nine depths, for the plot. Default: all but depths, and
+//                            tokenizer when it has its files
+//     --json FILE            append every row to FILE, one JSON object per line
+//     --program PATH         for the row process (./gpt2)
+//     --tokenizer FILE.bin --corpus FILE   for the row tokenizer: GPT-2's tokenizer and a plain text
+//     --peer LLAMA_BENCH --peer-model FILE.gguf   llama.cpp's benchmark, alternating with decode and prefill rows, with
+//                            the flags that are best for it in each row
+//     --peer-process COMMAND a shell command, alternating with the row process
 //
-// The weights are random, in the shape of GPT-2: speed does not depend on their values. The read bandwidth is measured
-// between the rows, with the same threads, over as many bytes as a token reads, because it changes from minute to
-// minute on a shared machine. Every figure is a median of REPEATS, with the fastest and slowest behind it.
+// The weights are random, in the shape of GPT-2: speed does not depend on their values. The limits change from minute
+// to minute on a shared machine, so they are measured between the repeats of a row, with the same threads: the read
+// bandwidth over as many bytes as a token reads, and the peak rate of the prompt's arithmetic. Every figure is a median,
+// with the fastest and the slowest behind it.
+#include <errno.h>
 #include <getopt.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 #include "../cpu_kernels.h"
-#include "../gpt2_kernels.h"
+#include "bench.h"
+#include "bench_model.h"
 
-enum { MAX_REPEATS = 99 };
+// ---------------------------------------------------------------------------------------------------------------------
+// the report
 
-typedef struct {
-    int threads, repeats;
-    DType dtype;
-    const char* kernels;
-    const char* shape;
-} BenchOptions;
+static void print_limit(const Row* row) {
+    double seconds = times_median(&row->seconds), bandwidth = times_median(&row->bandwidth);
+    if (bandwidth > 0) {
+        printf("  %5.1f GB/s, %3.0f %% of %.1f", 1e-9 * row->bytes / seconds, 100 * row->bytes / seconds / bandwidth,
+               1e-9 * bandwidth);
+    }
+    if (row->operations > 0) printf("  %.0f Gop/s", 1e-9 * row->operations / seconds);
+    if (row->peak > 0) printf(", %.0f %% of %.0f", 100 * row->operations / seconds / row->peak, 1e-9 * row->peak);
+    if (row->megabytes > 0) printf("  %.0f MB at most", row->megabytes);
+    if (row->note[0] != '\0') printf("  %s", row->note);
+}
 
-static const struct {
-    const char* name;
-    GPT2Config config;
-} shapes[] = {
-    {"124M", {1024, 50257, 50304, 12, 12, 768}},
-    {"355M", {1024, 50257, 50304, 24, 16, 1024}},
-    {"774M", {1024, 50257, 50304, 36, 20, 1280}},
-    {"1558M", {1024, 50257, 50304, 48, 25, 1600}},
-};
+static void print_times(const char* name, const Row* row, const Times* seconds) {
+    printf("%-30s", name);
+    if (row->per_second > 0) printf(" %8.1f %-8s", row->per_second / times_median(seconds), row->unit);
+    else printf(" %17s", "");
+    printf(" %9.3f ms [%.3f .. %.3f]", 1e3 * times_median(seconds), 1e3 * times_least(seconds),
+           1e3 * times_most(seconds));
+}
 
-static void die(const Error* error) {
-    fprintf(stderr, "bench: %s\n", error->text);
-    exit(1);
+static void write_times(FILE* json, const char* key, const Times* t) {
+    fprintf(json, ", \"%s\": [", key);
+    for (int i = 0; i < t->n; i++) fprintf(json, "%s%.9g", i > 0 ? ", " : "", t->values[i]);
+    fprintf(json, "]");
+}
+
+static void write_json(const Bench* b, const Row* row) {
+    const BenchOptions* o = b->options;
+    fprintf(b->json, "{\"program\": \"gpt2 " GPT2_VERSION "\", \"row\": \"%s\", \"shape\": \"%s\", \"dtype\": \"%s\"",
+            row->name, o->shape, dtype_names[o->dtype]);
+    fprintf(b->json, ", \"threads\": %d, \"depth\": %d, \"tokens\": %d, \"rate_of\": %.9g", o->threads, row->depth,
+            row->tokens, row->per_second);
+    fprintf(b->json, ", \"bytes\": %.0f, \"operations\": %.0f, \"peak\": %.0f", row->bytes, row->operations, row->peak);
+    fprintf(b->json, ", \"megabytes\": %.1f, \"peer_megabytes\": %.1f, \"peer_flags\": \"%s\", \"note\": \"%s\"",
+            row->megabytes, row->peer_megabytes, row->peer_flags, row->note);
+    write_times(b->json, "seconds", &row->seconds);
+    write_times(b->json, "bandwidth", &row->bandwidth);
+    write_times(b->json, "peer_seconds", &row->peer);
+    fprintf(b->json, "}\n");
+    fflush(b->json);
+}
+
+void bench_report(const Bench* b, const Row* row) {
+    char name[80];
+    print_times(row->name, row, &row->seconds);
+    print_limit(row);
+    printf("\n");
+    if (row->peer.n > 0) {
+        snprintf(name, sizeof name, "  peer %s", row->peer_flags);
+        print_times(name, row, &row->peer);
+        if (row->peer_megabytes > 0) printf("  %.0f MB at most", row->peer_megabytes);
+        printf("  ours is %.2f x as fast\n", times_median(&row->peer) / times_median(&row->seconds));
+    }
+    fflush(stdout);
+    if (b->json != NULL) write_json(b, row);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// a random model
-
-// Small values of both signs: every weight is scale * (a number in [-1, 1)) from a multiplicative hash of its index.
-static void fill_random(void* out, uint16_t* scales, DType dtype, size_t rows, size_t cols, float scale) {
-    size_t row_bytes = dtype_row_stride(dtype, cols) * dtype_size(dtype);
-#pragma omp parallel for
-    for (size_t r = 0; r < rows; r++) {
-        float row[8192];
-        for (size_t c = 0; c < cols; c++) {
-            uint32_t hash = (uint32_t)(r * cols + c) * 2654435761u;
-            hash ^= hash >> 15;
-            row[c] = scale * ((float)(hash * 2246822519u >> 8) * 0x1p-23f - 1.0f);
-        }
-        row_from_f32((char*)out + r * row_bytes, scales == NULL ? NULL : scales + r * q8_num_scales(cols), row, dtype,
-                     cols);
-    }
-}
-
-static void random_model(GPT2Model* model, const GPT2Config* config, DType dtype, Error* error) {
-    *model = (GPT2Model){.config = *config, .dtype = dtype, .file_dtype = dtype};
-    for (int id = 0; id < NUM_PARAMETERS; id++) {
-        ParameterShape shape = gpt2_parameter_shape((ParameterId)id, config);
-        DType kept = shape.kind == VECTOR ? DTYPE_F32 : dtype;
-        size_t rows = shape.layers * shape.rows, elements = rows * dtype_row_stride(kept, shape.cols);
-        char* data = allocate(elements, dtype_size(kept), "weights", error);
-        uint16_t* scales =
-            kept == DTYPE_Q8 ? allocate(rows * q8_num_scales(shape.cols), sizeof *scales, "scales", error) : NULL;
-        if (data == NULL || (kept == DTYPE_Q8 && scales == NULL)) die(error);
-        fill_random(data, scales, kept, rows, shape.cols, 0.05f);
-        model->tensors[id] = (Tensor){kept, data, scales};
-    }
-}
-
-static void free_model(GPT2Model* model) {
-    for (int id = 0; id < NUM_PARAMETERS; id++) {
-        free((void*)model->tensors[id].data);
-        free((void*)model->tensors[id].scales);
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// measuring
-
-typedef struct {
-    double seconds[MAX_REPEATS];
-    int n;
-} Times;
-
-static int compare_doubles(const void* a, const void* b) {
-    double x = *(const double*)a, y = *(const double*)b;
-    return (x > y) - (x < y);
-}
-
-static void times_sort(Times* t) {
-    qsort(t->seconds, (size_t)t->n, sizeof *t->seconds, compare_doubles);
-}
-
-static double times_median(const Times* t) {
-    return t->seconds[t->n / 2];
-}
-
-// Reads n bytes once with every thread on its own contiguous share, as a token reads its weights; bytes per second.
-static double read_bandwidth(const char* buffer, size_t n, int threads) {
-    double start = seconds_now();
-    uint64_t total = 0;
-#pragma omp parallel for num_threads(threads) reduction(+ : total) schedule(static, 1)
-    for (int t = 0; t < threads; t++) {
-        typedef uint64_t Line __attribute__((vector_size(64)));
-        size_t begin = n / 64 * (size_t)t / (size_t)threads, end = n / 64 * (size_t)(t + 1) / (size_t)threads;
-        const Line* lines = (const Line*)(const void*)buffer;
-        Line sum[4] = {{0}};
-        for (size_t i = begin; i + 4 <= end; i += 4) {
-            for (int j = 0; j < 4; j++) {
-                __builtin_prefetch((const char*)(lines + i + j) + 4096);
-                sum[j] += lines[i + (size_t)j];
-            }
-        }
-        sum[0] += sum[1] + sum[2] + sum[3];
-        for (int j = 0; j < 8; j++) total += sum[0][j];
-    }
-    double seconds = seconds_now() - start;
-    volatile uint64_t keep = total; // the sums must be computed
-    (void)keep;
-    return (double)n / seconds;
-}
-
-typedef struct {
-    const GPT2Model* model;
-    Device* device;
-    float* logits; // (V)
-    int* tokens;   // (maxT)
-    const BenchOptions* options;
-    char* buffer; // for the bandwidth
-    size_t buffer_bytes;
-} Bench;
+// decode and prefill
 
 // Seconds for T tokens in one run at `position`, logits of the last.
-static double run_seconds(const Bench* b, int position, int T) {
+static double run_seconds(const Bench* b, Device* device, int position, int T) {
     Error error;
     int slot = 0;
     TokenRun run = {.tokens = b->tokens, .slots = &slot, .B = 1, .T = T, .position = position};
     double start = seconds_now();
-    if (!gpt2_cpu.forward(b->device, &run, 1, b->logits, &error)) die(&error);
+    if (!gpt2_cpu.forward(device, &run, 1, b->logits, &error)) die(&error);
     return seconds_now() - start;
 }
 
-// Seconds per token of n tokens, one after the other, from `position` on.
-static double decode_seconds(const Bench* b, int position, int n) {
+double bench_decode_seconds(const Bench* b, Device* device, int position, int n) {
     double seconds = 0;
-    for (int i = 0; i < n; i++) seconds += run_seconds(b, position + i, 1);
+    run_seconds(b, device, position, 1);
+    for (int i = 0; i < n; i++) seconds += run_seconds(b, device, position + i, 1);
     return seconds / n;
 }
 
-static void print_spread(const Times* t, double scale) {
-    printf("  [%.2f .. %.2f]", scale * t->seconds[0], scale * t->seconds[t->n - 1]);
-}
-
-// One row of the table: n tokens decoded at `depth`; beside it the bandwidth measured between the repeats.
-static void bench_decode(const Bench* b, const char* what, int depth, int n) {
-    Times token = {.n = b->options->repeats}, bandwidth = token;
-    const GPT2Config* c = &b->model->config;
-    if (depth > 0) run_seconds(b, 0, depth);
-    decode_seconds(b, depth, 2);
-    for (int i = 0; i < token.n; i++) {
-        bandwidth.seconds[i] = read_bandwidth(b->buffer, b->buffer_bytes, b->options->threads);
-        token.seconds[i] = decode_seconds(b, depth, n);
-    }
-    times_sort(&token);
-    times_sort(&bandwidth);
+// n tokens decoded at `depth`; the bandwidth and the peer are measured between the repeats.
+static void bench_decode(Bench* b, int depth, int n) {
+    const BenchOptions* o = b->options;
+    const GPT2Config* c = &b->model.config;
+    char name[48];
+    snprintf(name, sizeof name, depth > 0 ? "decode %d at depth %d" : "decode %d from empty", n, depth);
     // keys and values of all layers at the middle of the run
-    double cache = 2.0 * c->num_layers * c->channels * (depth + n / 2.0) * (b->model->dtype == DTYPE_F32 ? 4 : 2);
-    double bytes = (double)gpt2_bytes_per_token(b->model) + cache, rate = bytes / times_median(&token);
-    printf("%-28s %8.1f tokens/s %8.3f ms", what, 1 / times_median(&token), 1e3 * times_median(&token));
-    print_spread(&token, 1e3);
-    printf("  %5.1f GB/s, %3.0f %% of %.1f\n", 1e-9 * rate, 100 * rate / times_median(&bandwidth),
-           1e-9 * times_median(&bandwidth));
+    double cache = 2.0 * c->num_layers * c->channels * (depth + n / 2.0) * (b->model.dtype == DTYPE_F32 ? 4 : 2);
+    Row row = {.name = name, .depth = depth, .tokens = n, .per_second = 1, .unit = "tokens/s"};
+    row.bytes = (double)gpt2_bytes_per_token(&b->model) + cache;
+    if (o->peer != NULL) peer_choose_flags(o, row.peer_flags, 0, n, depth);
+    if (depth > 0) run_seconds(b, b->device, 0, depth);
+    for (int i = 0; i < o->repeats; i++) {
+        times_add(&row.bandwidth, read_bandwidth(b->buffer, b->buffer_bytes, o->threads));
+        times_add(&row.seconds, bench_decode_seconds(b, b->device, depth, n));
+        if (o->peer != NULL) times_add(&row.peer, peer_seconds(o, row.peer_flags, 0, n, depth));
+    }
+    if (depth == 0 && n == 20) b->token_seconds = times_median(&row.seconds);
+    bench_report(b, &row);
 }
 
-static void bench_prefill(const Bench* b, int T) {
-    Times t = {.n = b->options->repeats};
-    run_seconds(b, 0, T);
-    for (int i = 0; i < t.n; i++) t.seconds[i] = run_seconds(b, 0, T);
-    times_sort(&t);
-    ParameterShape qkvw = gpt2_parameter_shape(QKVW, &b->model->config);
-    // multiply-adds per token: 12 C² per layer (3 qkv + 1 attproj + 4 fc + 4 fcproj)
-    double macs = 12.0 * (double)qkvw.layers * (double)qkvw.cols * (double)qkvw.cols * T;
-    printf("prefill %-20d %8.1f tokens/s %8.1f ms", T, T / times_median(&t), 1e3 * times_median(&t));
-    print_spread(&t, 1e3);
-    printf("  %.0f Gop/s in the matrix products\n", 2e-9 * macs / times_median(&t));
+// A token's time from the first position to the last, for the plot.
+static void bench_depths(Bench* b, int unused, int n) {
+    (void)unused;
+    int maxT = b->model.config.max_seq_len;
+    for (int i = 0; i <= 8; i++) bench_decode(b, i < 8 ? maxT / 8 * i : maxT - n, n);
+}
+
+static void bench_prefill(Bench* b, int unused, int T) {
+    (void)unused;
+    const BenchOptions* o = b->options;
+    const GPT2Config* c = &b->model.config;
+    char name[48];
+    snprintf(name, sizeof name, "prefill %d", T);
+    Row row = {.name = name, .tokens = T, .per_second = T, .unit = "tokens/s"};
+    // multiply-adds per token: 12 C² per layer (3 qkv + 1 attproj + 4 fc + 4 fcproj); attention is not counted
+    row.operations = 2.0 * 12.0 * c->num_layers * c->channels * c->channels * T;
+    if (o->peer != NULL) peer_choose_flags(o, row.peer_flags, T, 0, 0);
+    Times peaks = {.n = 0};
+    run_seconds(b, b->device, 0, T);
+    for (int i = 0; i < o->repeats; i++) {
+        PeakRates peak = peak_rates(cpu_kernels_select(o->kernels)->name, o->threads, 1);
+        times_add(&peaks, peak_of_dtype(&peak, b->model.dtype));
+        times_add(&row.seconds, run_seconds(b, b->device, 0, T));
+        if (o->peer != NULL) times_add(&row.peer, peer_seconds(o, row.peer_flags, T, 0, 0));
+    }
+    row.peak = times_median(&peaks);
+    bench_report(b, &row);
+}
+
+static void call_threads(Bench* b, int unused, int unused_too) {
+    (void)unused, (void)unused_too;
+    bench_threads(b);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// rows and options
+
+// Rows that need the model in memory, by the names of --rows.
+static const struct {
+    const char* name;
+    void (*run)(Bench* b, int depth, int n);
+    int depth, n;
+    bool in_default;
+} rows[] = {
+    {"decode20", bench_decode, 0, 20, true},     {"decode128", bench_decode, 0, 128, true},
+    {"depth512", bench_decode, 512, 20, true},   {"depth900", bench_decode, 900, 20, true},
+    {"depths", bench_depths, 0, 8, false},       {"prefill64", bench_prefill, 0, 64, true},
+    {"prefill512", bench_prefill, 0, 512, true}, {"threads", call_threads, 0, 0, true},
+};
+
+enum { ROWS = sizeof rows / sizeof *rows };
+
+static const char* const rows_without_model[] = {"process", "tokenizer"};
+
+static bool is_listed(const char* list, const char* name) {
+    size_t n = strlen(name);
+    for (const char* at = list; at != NULL; at = strchr(at, ',') != NULL ? strchr(at, ',') + 1 : NULL) {
+        if (strncmp(at, name, n) == 0 && (at[n] == ',' || at[n] == '\0')) return true;
+    }
+    return false;
+}
+
+static bool is_wanted(const BenchOptions* o, const char* name, bool in_default) {
+    return o->rows == NULL ? in_default : is_listed(o->rows, name);
+}
+
+static void wrong_usage(const char* what, const char* value) {
+    fprintf(stderr, "bench: %s %s; the head of dev/bench.c lists the options\n", what, value);
+    exit(2);
+}
+
+// Every name in the list must be a row's.
+static void check_rows(const char* list) {
+    char copy[512];
+    if ((size_t)snprintf(copy, sizeof copy, "%s", list) >= sizeof copy) wrong_usage("too many", "--rows");
+    for (char* name = strtok(copy, ","); name != NULL; name = strtok(NULL, ",")) {
+        bool known = is_listed(name, rows_without_model[0]) || is_listed(name, rows_without_model[1]);
+        for (int i = 0; i < ROWS; i++) known = known || strcmp(name, rows[i].name) == 0;
+        if (!known) wrong_usage("there is no row", name);
+    }
+}
+
+static int read_number(const char* option, const char* text, int most) {
+    char* end;
+    errno = 0;
+    long n = strtol(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || n < 1 || n > most) wrong_usage(option, text);
+    return (int)n;
+}
+
+static DType read_dtype(const char* text) {
+    int dtype = 0;
+    while (dtype < NUM_DTYPES && strcmp(text, dtype_names[dtype]) != 0) dtype++;
+    if (dtype == NUM_DTYPES) wrong_usage("there is no --dtype", text);
+    return (DType)dtype;
+}
+
+// The options that are kept as they are written, with the place for each.
+static const char** text_option(BenchOptions* o, int flag) {
+    switch (flag) {
+    case 'k': return &o->kernels;
+    case 's': return &o->shape;
+    case 'R': return &o->rows;
+    case 'j': return &o->json;
+    case 'g': return &o->program;
+    case 'T': return &o->tokenizer;
+    case 'c': return &o->corpus;
+    case 'p': return &o->peer;
+    case 'm': return &o->peer_model;
+    case 'P': return &o->peer_process;
+    default: return NULL;
+    }
+}
+
+static void check_options(const BenchOptions* o) {
+    bool tokenizer_row = o->rows != NULL && is_listed(o->rows, "tokenizer");
+    if (o->rows != NULL) check_rows(o->rows);
+    if (bench_shape(o->shape) == NULL) wrong_usage("there is no --shape", o->shape);
+    if (o->kernels != NULL && cpu_kernels_select(o->kernels) == NULL) wrong_usage("not here: --kernels", o->kernels);
+    if ((o->peer == NULL) != (o->peer_model == NULL)) wrong_usage("--peer and --peer-model", "go together");
+    if ((o->tokenizer == NULL) != (o->corpus == NULL)) wrong_usage("--tokenizer and --corpus", "go together");
+    if (tokenizer_row && o->corpus == NULL) wrong_usage("--rows tokenizer needs", "--tokenizer and --corpus");
 }
 
 static BenchOptions parse_options(int argc, char** argv) {
     BenchOptions o = {
-        .threads = cpu_physical_cores(), .repeats = 9, .dtype = DTYPE_BF16, .kernels = NULL, .shape = "124M"};
-    const struct option flags[] = {{"threads", 1, NULL, 't'}, {"repeats", 1, NULL, 'r'}, {"dtype", 1, NULL, 'd'},
-                                   {"kernels", 1, NULL, 'k'}, {"shape", 1, NULL, 's'},   {0}};
+        .threads = cpu_physical_cores(), .repeats = 9, .dtype = DTYPE_BF16, .shape = "124M", .program = "./gpt2"};
+    static const struct option flags[] = {{"threads", 1, NULL, 't'},      {"repeats", 1, NULL, 'r'},
+                                          {"dtype", 1, NULL, 'd'},        {"kernels", 1, NULL, 'k'},
+                                          {"shape", 1, NULL, 's'},        {"rows", 1, NULL, 'R'},
+                                          {"json", 1, NULL, 'j'},         {"program", 1, NULL, 'g'},
+                                          {"tokenizer", 1, NULL, 'T'},    {"corpus", 1, NULL, 'c'},
+                                          {"peer", 1, NULL, 'p'},         {"peer-model", 1, NULL, 'm'},
+                                          {"peer-process", 1, NULL, 'P'}, {0}};
     for (int flag; (flag = getopt_long(argc, argv, "t:r:", flags, NULL)) != -1;) {
-        bool known = true;
         switch (flag) {
-        case 't': o.threads = atoi(optarg), known = o.threads > 0; break;
-        case 'r': o.repeats = atoi(optarg), known = o.repeats > 0 && o.repeats <= MAX_REPEATS; break;
-        case 'k': o.kernels = optarg; break;
-        case 's': o.shape = optarg; break;
-        case 'd':
-            for (o.dtype = 0; o.dtype < NUM_DTYPES && strcmp(optarg, dtype_names[o.dtype]) != 0;) o.dtype++;
-            known = o.dtype < NUM_DTYPES;
-            break;
-        default: known = false;
-        }
-        if (!known) {
-            fprintf(stderr, "bench: see the head of dev/bench.c for its options\n");
-            exit(2);
+        case 't': o.threads = read_number("--threads", optarg, 256); break;
+        case 'r': o.repeats = read_number("--repeats", optarg, MAX_REPEATS); break;
+        case 'd': o.dtype = read_dtype(optarg); break;
+        case '?': exit(2); // getopt_long has said why
+        default: *text_option(&o, flag) = optarg;
         }
     }
+    if (optind < argc) wrong_usage("what is", argv[optind]);
+    check_options(&o);
     return o;
 }
 
-int main(int argc, char** argv) {
-    Error error;
-    BenchOptions options = parse_options(argc, argv);
-    const GPT2Config* config = NULL;
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        if (strcmp(shapes[i].name, options.shape) == 0) config = &shapes[i].config;
-    }
-    if (config == NULL) return fprintf(stderr, "bench: no shape %s\n", options.shape), 2;
-    GPT2Model model;
-    random_model(&model, config, options.dtype, &error);
-    DeviceOptions device_options = {
-        .max_seq_len = config->max_seq_len, .max_batch = 1, .num_threads = options.threads, .kernels = options.kernels};
-    Bench b = {.model = &model, .options = &options, .buffer_bytes = gpt2_bytes_per_token(&model)};
-    b.device = gpt2_cpu.open(&model, &device_options, &error);
-    b.logits = allocate((size_t)config->vocab_size, sizeof *b.logits, "logits", &error);
-    b.tokens = allocate((size_t)config->max_seq_len, sizeof *b.tokens, "tokens", &error);
-    b.buffer = allocate(b.buffer_bytes, 1, "buffer", &error);
-    if (b.device == NULL || b.logits == NULL || b.tokens == NULL || b.buffer == NULL) die(&error);
-    for (int i = 0; i < config->max_seq_len; i++)
-        b.tokens[i] = (int)((unsigned)i * 7919u % (unsigned)config->vocab_size);
-    memset(b.buffer, 1, b.buffer_bytes);
+// ---------------------------------------------------------------------------------------------------------------------
 
-    printf("GPT-2 %s, %s weights, %s; %.1f MB per token; medians of %d [fastest .. slowest]\n", options.shape,
-           dtype_names[options.dtype], gpt2_cpu.describe(b.device), 1e-6 * (double)b.buffer_bytes, options.repeats);
-    bench_decode(&b, "decode 20 from empty", 0, 20);
-    bench_decode(&b, "decode 128 from empty", 0, 128);
-    bench_decode(&b, "decode 20 at depth 512", 512, 20);
-    bench_decode(&b, "decode 20 at depth 900", 900, 20);
-    bench_prefill(&b, 64);
-    bench_prefill(&b, 512);
-    gpt2_cpu.close(b.device);
-    free_model(&model);
-    free(b.logits);
-    free(b.tokens);
-    free(b.buffer);
+static void bench_open(Bench* b) {
+    const BenchOptions* o = b->options;
+    Error error;
+    if (!bench_model_random(&b->model, bench_shape(o->shape), o->dtype, &error)) die(&error);
+    const GPT2Config* c = &b->model.config;
+    DeviceOptions options = {
+        .max_seq_len = c->max_seq_len, .max_batch = 1, .num_threads = o->threads, .kernels = o->kernels};
+    b->buffer_bytes = gpt2_bytes_per_token(&b->model) / 64 * 64;
+    b->device = gpt2_cpu.open(&b->model, &options, &error);
+    b->logits = allocate((size_t)c->vocab_size, sizeof *b->logits, "logits", &error);
+    b->tokens = allocate((size_t)c->max_seq_len, sizeof *b->tokens, "tokens", &error);
+    b->buffer = allocate(b->buffer_bytes, 1, "buffer", &error);
+    if (b->device == NULL || b->logits == NULL || b->tokens == NULL || b->buffer == NULL) die(&error);
+    for (int i = 0; i < c->max_seq_len; i++) b->tokens[i] = (int)((unsigned)i * 7919u % (unsigned)c->vocab_size);
+    memset(b->buffer, 1, b->buffer_bytes);
+    printf("GPT-2 %s, %s weights, %s; %.1f MB per token; medians of %d [fastest .. slowest]\n", o->shape,
+           dtype_names[o->dtype], gpt2_cpu.describe(b->device), 1e-6 * (double)b->buffer_bytes, o->repeats);
+    PeakRates peak = peak_rates(cpu_kernels_select(o->kernels)->name, o->threads, o->repeats);
+    printf("peak rates: f32 %.0f, bf16 dot %.0f, int8 dot %.0f Gop/s (0: no such instruction in these kernels)\n",
+           1e-9 * peak.f32, 1e-9 * peak.bf16, 1e-9 * peak.int8);
+}
+
+static void bench_close(Bench* b) {
+    gpt2_cpu.close(b->device);
+    bench_model_free(&b->model);
+    free(b->logits);
+    free(b->tokens);
+    free(b->buffer);
+}
+
+int main(int argc, char** argv) {
+    BenchOptions options = parse_options(argc, argv);
+    Bench b = {.options = &options};
+    if (options.json != NULL && (b.json = fopen(options.json, "a")) == NULL) {
+        return fprintf(stderr, "bench: %s: %s\n", options.json, strerror(errno)), 1;
+    }
+    bool needs_model = false;
+    for (int i = 0; i < ROWS; i++) needs_model = needs_model || is_wanted(&options, rows[i].name, rows[i].in_default);
+    if (needs_model) {
+        bench_open(&b);
+        for (int i = 0; i < ROWS; i++) {
+            if (is_wanted(&options, rows[i].name, rows[i].in_default)) rows[i].run(&b, rows[i].depth, rows[i].n);
+        }
+        bench_close(&b);
+    }
+    if (is_wanted(&options, "process", true)) bench_process(&b);
+    if (is_wanted(&options, "tokenizer", options.corpus != NULL)) bench_tokenizer(&b);
+    if (b.json != NULL && fclose(b.json) != 0)
+        return fprintf(stderr, "bench: %s: %s\n", options.json, strerror(errno)), 1;
     return 0;
 }

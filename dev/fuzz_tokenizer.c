@@ -1,6 +1,6 @@
 // libFuzzer target for the tokenizer: hostile files for its loaders, hostile text for its encoder.
 //
-//     clang -g -O1 -fsanitize=fuzzer,address,undefined -DHAVE_JANSSON dev/fuzz_tokenizer.c tokenizer.c mapped_file.c
+//     clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -DHAVE_JANSSON dev/fuzz_tokenizer.c tokenizer.c mapped_file.c
 //           utils.c -ljansson -o build/fuzz_tokenizer
 //     build/fuzz_tokenizer -max_len=4096 CORPUS_DIRECTORY
 //
@@ -10,7 +10,6 @@
 // The first byte of the input chooses what the rest is: 'b' the tokens of a .bin, to which a header is added, 'f' a .bin
 // as a whole, 'h' the ends of vocab.json and of merges.txt with a NUL between, 'j' both files as a whole, and all else
 // a text. What loads must then encode and decode without loss.
-#define _GNU_SOURCE // memfd_create
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares tokenizer.c with Hugging Face tokenizers and tiktoken on GPT-2's own vocabulary.
 
-    cc -O2 -DHAVE_JANSSON -o build/tokenize dev/tokenize.c tokenizer.c mapped_file.c utils.c -ljansson
+    cc -O2 -D_GNU_SOURCE -DHAVE_JANSSON -o build/tokenize dev/tokenize.c tokenizer.c mapped_file.c utils.c -ljansson
     python3 scripts/check_tokenizer.py --tokenize build/tokenize --gpt2 DIRECTORY --corpus TEXT.gz [--strings N]
 
 DIRECTORY holds vocab.json, merges.txt and gpt2_tokenizer.bin: the C tokenizer is judged on both kinds of files, .bin

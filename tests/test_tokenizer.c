@@ -1,5 +1,4 @@
 // The tokenizer: the ids of fixtures made by other implementations, round trips, speed without cliffs, hostile files.
-#define _GNU_SOURCE // memmem
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
