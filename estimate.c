@@ -2,6 +2,7 @@
 // launch, barrier or cache miss is in it: it is the least time, not a promise.
 #include "cpu_kernels.h"
 #include "inspect.h"
+#include "machine.h"
 #include "operation_table.h"
 #include "print.h"
 
@@ -24,9 +25,9 @@ static const Chip chips[] = {
 enum { NUM_CHIPS = sizeof chips / sizeof *chips };
 
 // f16, bf16 and q8 weights go through the matrix instructions, the last widened.
-static MachineRates chip_rates(const Chip* chip, DType dtype) {
+static Roof chip_rates(const Chip* chip, DType dtype) {
     double products = dtype == DTYPE_F32 ? chip->f32 : chip->matrix;
-    return (MachineRates){.bandwidth = 1e9 * chip->bandwidth, .f32 = 1e9 * chip->f32, .products = 1e9 * products};
+    return (Roof){.bandwidth = 1e9 * chip->bandwidth, .f32 = 1e9 * chip->f32, .products = 1e9 * products};
 }
 
 typedef struct {
@@ -34,8 +35,8 @@ typedef struct {
     DType dtype;
     CallShape prefill, decode;
     size_t bytes;        // of weights for one token
-    MachineRates rates;  // of the machine asked for
-    MachineRates here;   // of this one, measured
+    Roof rates;          // of the machine asked for
+    Roof here;           // of this one, measured
     bool is_here;        // both are the same
     const char* variant; // of the CPU's kernels
 } Estimate;
@@ -70,7 +71,7 @@ static bool estimate_open(Estimate* e, Error* error) {
     return true;
 }
 
-static Phase estimate_phase(const Estimate* e, const char* name, CallShape shape, const MachineRates* rates,
+static Phase estimate_phase(const Estimate* e, const char* name, CallShape shape, const Roof* rates,
                             ProfileRow rows[NUM_OPERATIONS]) {
     estimate_rows(rows, &e->g->model.config, e->dtype, shape, rates);
     Phase phase = {.name = name, .tokens = shape.T, .rows = rows, .num_rows = NUM_OPERATIONS};
@@ -78,13 +79,10 @@ static Phase estimate_phase(const Estimate* e, const char* name, CallShape shape
     return phase;
 }
 
-static double estimate_seconds(const Estimate* e, CallShape shape, const MachineRates* rates) {
-    ProfileRow rows[NUM_OPERATIONS];
-    return estimate_phase(e, "", shape, rates, rows).wall;
-}
-
-static void print_chip(FILE* out, const Estimate* e, const char* name, const MachineRates* rates) {
-    double prefill = estimate_seconds(e, e->prefill, rates), token = estimate_seconds(e, e->decode, rates);
+static void print_chip(FILE* out, const Estimate* e, const char* name, const Roof* rates) {
+    const GPT2Config* config = &e->g->model.config;
+    double prefill = pass_roof(config, e->dtype, e->prefill, rates);
+    double token = pass_roof(config, e->dtype, e->decode, rates);
     if (e->g->options->json) {
         fputs("\n    {", out);
         json_text(out, "name", name);
@@ -104,7 +102,7 @@ static void print_chips(FILE* out, const Estimate* e) {
     snprintf(here, sizeof here, "this CPU (%s, %d thread%s)", e->variant, e->g->threads, e->g->threads == 1 ? "" : "s");
     print_chip(out, e, here, &e->here);
     for (int i = 0; i < NUM_CHIPS; i++) {
-        MachineRates rates = chip_rates(&chips[i], e->dtype);
+        Roof rates = chip_rates(&chips[i], e->dtype);
         if (is_json) fputc(',', out);
         print_chip(out, e, chips[i].name, &rates);
     }

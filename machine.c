@@ -147,9 +147,8 @@ static double read_rate(const Line* lines, size_t bytes, size_t passes, int thre
     return (double)n * sizeof *lines * (double)passes / seconds;
 }
 
-bool machine_measure(MachineRates* rates, const char* variant, DType dtype, size_t working_set, int threads,
-                     Error* error) {
-    *rates = (MachineRates){0};
+bool machine_measure(Roof* rates, const char* variant, DType dtype, size_t working_set, int threads, Error* error) {
+    *rates = (Roof){0};
     const size_t least = (size_t)32 << 20; // a pass over less is over before the threads have started
     size_t bytes = (working_set + 4095) / 4096 * 4096, passes = (least + bytes - 1) / bytes;
     char* buffer = allocate(bytes, 1, "measuring the bandwidth", error);

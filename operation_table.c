@@ -2,29 +2,17 @@
 
 #include "print.h"
 
-// Embedding and attention work on f32; products on what their weights are.
-static double row_peak(const ProfileRow* row, const MachineRates* rates) {
-    bool is_product = row->operation != OPERATION_EMBED && row->operation != OPERATION_ATTENTION;
-    return is_product ? rates->products : rates->f32;
-}
-
-static bool is_bound_by_memory(const ProfileRow* row, const MachineRates* rates) {
-    return row->cost.bytes / rates->bandwidth >= row->cost.flops / row_peak(row, rates);
-}
-
-double row_roof(const ProfileRow* row, const MachineRates* rates) {
-    return is_bound_by_memory(row, rates) ? row->cost.bytes / rates->bandwidth : row->cost.flops / row_peak(row, rates);
+double row_roof(const ProfileRow* row, const Roof* rates) {
+    return operation_roof(row->operation, &row->cost, rates);
 }
 
 void estimate_rows(ProfileRow rows[NUM_OPERATIONS], const GPT2Config* config, DType dtype, CallShape shape,
-                   const MachineRates* rates) {
+                   const Roof* rates) {
     for (int o = 0; o < NUM_OPERATIONS; o++) {
         int calls = operation_calls((Operation)o, config);
-        CallShape own = shape;
-        if (o == OPERATION_HEAD) own.position += own.T - 1, own.T = 1;
         ProfileRow* row = &rows[o];
         *row = (ProfileRow){.operation = (Operation)o, .calls = (size_t)calls};
-        row->cost = operation_cost((Operation)o, config, dtype, own);
+        row->cost = operation_cost((Operation)o, config, dtype, operation_shape((Operation)o, shape));
         row->cost.flops *= calls;
         row->cost.bytes *= calls;
         row->seconds = row_roof(row, rates);
@@ -38,7 +26,7 @@ double phase_operations(const Phase* phase) {
     return sum;
 }
 
-double phase_roof(const Phase* phase, const MachineRates* rates) {
+double phase_roof(const Phase* phase, const Roof* rates) {
     double sum = 0;
     for (size_t r = 0; r < phase->num_rows; r++) sum += row_roof(&phase->rows[r], rates);
     return sum;
@@ -47,7 +35,7 @@ double phase_roof(const Phase* phase, const MachineRates* rates) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Text.
 
-void print_machine(FILE* out, const MachineRates* rates) {
+void print_machine(FILE* out, const Roof* rates) {
     fprintf(out, "roof: %.1f GB/s; %.0f GFLOP/s in products, %.0f GFLOP/s in f32\n", 1e-9 * rates->bandwidth,
             1e-9 * rates->products, 1e-9 * rates->f32);
 }
@@ -59,7 +47,7 @@ static void print_shape(FILE* out, const OperationCost* cost) {
     fprintf(out, "  %-18s", text);
 }
 
-static void print_row(FILE* out, const ProfileRow* row, double wall, const MachineRates* rates, bool is_measured) {
+static void print_row(FILE* out, const ProfileRow* row, double wall, const Roof* rates, bool is_measured) {
     const OperationCost* cost = &row->cost;
     fprintf(out, "%-12s %6zu", operation_name(row->operation), row->calls);
     print_shape(out, cost);
@@ -70,14 +58,14 @@ static void print_row(FILE* out, const ProfileRow* row, double wall, const Machi
     if (is_measured) {
         fprintf(out, " %5.0f %% %5.1f %%", 100 * row_roof(row, rates) / row->seconds, 100 * row->waited / row->seconds);
     }
-    fprintf(out, "  %s\n", is_bound_by_memory(row, rates) ? "memory" : "arithmetic");
+    fprintf(out, "  %s\n", is_bound_by_memory(row->operation, &row->cost, rates) ? "memory" : "arithmetic");
 }
 
 static void print_total(FILE* out, const char* name, double seconds, const Phase* phase) {
     fprintf(out, "%-40s %6.1f %% %10.1f us\n", name, 100 * seconds / phase->wall, 1e6 * seconds / phase->tokens);
 }
 
-void print_phase(FILE* out, const Phase* phase, const MachineRates* rates, bool is_measured) {
+void print_phase(FILE* out, const Phase* phase, const Roof* rates, bool is_measured) {
     double operations = phase_operations(phase);
     fprintf(out, "\n%s: %d token%s, %.3f ms, %.1f tokens/s\n", phase->name, phase->tokens,
             phase->tokens == 1 ? "" : "s", 1e3 * phase->wall, phase->tokens / phase->wall);
@@ -96,14 +84,14 @@ void print_phase(FILE* out, const Phase* phase, const MachineRates* rates, bool 
 // ---------------------------------------------------------------------------------------------------------------------
 // JSON.
 
-void json_machine(FILE* out, const MachineRates* rates) {
+void json_machine(FILE* out, const Roof* rates) {
     fputs("\"machine\": {", out);
     json_number(out, "gb_per_second", 1e-9 * rates->bandwidth, ", ");
     json_number(out, "products_gflop_per_second", 1e-9 * rates->products, ", ");
     json_number(out, "f32_gflop_per_second", 1e-9 * rates->f32, "}");
 }
 
-static void json_row(FILE* out, const ProfileRow* row, double wall, const MachineRates* rates) {
+static void json_row(FILE* out, const ProfileRow* row, double wall, const Roof* rates) {
     const OperationCost* cost = &row->cost;
     fprintf(out, "{\"operation\": \"%s\", \"calls\": %zu, ", operation_name(row->operation), row->calls);
     json_number(out, "M", cost->M, ", ");
@@ -120,10 +108,10 @@ static void json_row(FILE* out, const ProfileRow* row, double wall, const Machin
     json_number(out, "intensity", cost->flops / cost->bytes, ", ");
     json_number(out, "roof_ms", 1e3 * row_roof(row, rates), ", ");
     json_number(out, "of_roof", row_roof(row, rates) / row->seconds, ", ");
-    fprintf(out, "\"bound\": \"%s\"}", is_bound_by_memory(row, rates) ? "memory" : "arithmetic");
+    fprintf(out, "\"bound\": \"%s\"}", is_bound_by_memory(row->operation, &row->cost, rates) ? "memory" : "arithmetic");
 }
 
-void json_phase(FILE* out, const Phase* phase, const MachineRates* rates) {
+void json_phase(FILE* out, const Phase* phase, const Roof* rates) {
     double operations = phase_operations(phase);
     fprintf(out, "{\"name\": \"%s\", \"tokens\": %d, ", phase->name, phase->tokens);
     json_number(out, "wall_ms", 1e3 * phase->wall, ", ");

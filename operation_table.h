@@ -4,7 +4,6 @@
 
 #include <stdio.h>
 
-#include "machine.h"
 #include "profile.h"
 
 // A prefill or some decoded tokens: what was (or would be) done, and how long it took.
@@ -16,24 +15,22 @@ typedef struct {
     double wall; // seconds of the whole phase; what is more than the rows' sum is overhead
 } Phase;
 
-// Seconds that the machine needs at least for the calls of a row: their bytes at its bandwidth or their arithmetic at
-// its peak, whichever takes longer (the roofline of Williams, Waterman and Patterson, 2009).
-double row_roof(const ProfileRow* row, const MachineRates* rates);
+double row_roof(const ProfileRow* row, const Roof* rates);
 
 // The rows of one pass of `shape` from the shapes alone, logits for the last token only, each as fast as the roof allows.
 void estimate_rows(ProfileRow rows[NUM_OPERATIONS], const GPT2Config* config, DType dtype, CallShape shape,
-                   const MachineRates* rates);
+                   const Roof* rates);
 
 double phase_operations(const Phase* phase); // the sum of the rows' seconds
-double phase_roof(const Phase* phase, const MachineRates* rates);
+double phase_roof(const Phase* phase, const Roof* rates);
 
-void print_machine(FILE* out, const MachineRates* rates);
+void print_machine(FILE* out, const Roof* rates);
 
 // With is_measured the columns that only a run fills in: the median, the wait at barriers, the overhead.
-void print_phase(FILE* out, const Phase* phase, const MachineRates* rates, bool is_measured);
+void print_phase(FILE* out, const Phase* phase, const Roof* rates, bool is_measured);
 
 // "key": {...} and "key": [...], without what follows.
-void json_machine(FILE* out, const MachineRates* rates);
-void json_phase(FILE* out, const Phase* phase, const MachineRates* rates);
+void json_machine(FILE* out, const Roof* rates);
+void json_phase(FILE* out, const Phase* phase, const Roof* rates);
 
 #endif

@@ -53,3 +53,35 @@ OperationCost operation_cost(Operation operation, const GPT2Config* config, DTyp
     default: return (OperationCost){0};
     }
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The roof.
+
+// Embedding and attention work on f32; products on what their weights are.
+static double peak_of(Operation operation, const Roof* roof) {
+    bool is_product = operation != OPERATION_EMBED && operation != OPERATION_ATTENTION;
+    return is_product ? roof->products : roof->f32;
+}
+
+bool is_bound_by_memory(Operation operation, const OperationCost* cost, const Roof* roof) {
+    return cost->bytes / roof->bandwidth >= cost->flops / peak_of(operation, roof);
+}
+
+double operation_roof(Operation operation, const OperationCost* cost, const Roof* roof) {
+    return is_bound_by_memory(operation, cost, roof) ? cost->bytes / roof->bandwidth
+                                                     : cost->flops / peak_of(operation, roof);
+}
+
+CallShape operation_shape(Operation operation, CallShape pass) {
+    if (operation != OPERATION_HEAD) return pass;
+    return (CallShape){.B = pass.B, .T = 1, .position = pass.position + pass.T - 1};
+}
+
+double pass_roof(const GPT2Config* config, DType dtype, CallShape shape, const Roof* roof) {
+    double seconds = 0;
+    for (int o = 0; o < NUM_OPERATIONS; o++) {
+        OperationCost cost = operation_cost((Operation)o, config, dtype, operation_shape((Operation)o, shape));
+        seconds += operation_calls((Operation)o, config) * operation_roof((Operation)o, &cost, roof);
+    }
+    return seconds;
+}

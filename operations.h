@@ -44,6 +44,26 @@ int operation_calls(Operation operation, const GPT2Config* config); // of one fo
 // `dtype` is what the matrices are kept as.
 OperationCost operation_cost(Operation operation, const GPT2Config* config, DType dtype, CallShape shape);
 
+// What a machine does at most: the roof of the roofline (Williams, Waterman and Patterson, 2009). A multiply-add counts as
+// two operations.
+typedef struct {
+    double bandwidth; // bytes per second from memory
+    double f32;       // operations per second of multiply-adds in f32
+    double products;  // operations per second of the instruction that products with the weights are made of
+} Roof;
+
+// Is it the bytes that take longer than the arithmetic?
+bool is_bound_by_memory(Operation operation, const OperationCost* cost, const Roof* roof);
+
+// Seconds that the machine needs at least: for the bytes or for the arithmetic, whichever takes longer.
+double operation_roof(Operation operation, const OperationCost* cost, const Roof* roof);
+
+// The same for a whole pass, with logits for the last token only. A prediction that knows no launch, barrier or miss.
+double pass_roof(const GPT2Config* config, DType dtype, CallShape shape, const Roof* roof);
+
+// The shape that an operation has in such a pass.
+CallShape operation_shape(Operation operation, CallShape pass);
+
 // Bytes of one number in the KV cache: binary16, but f32 beside f32 weights.
 size_t cache_element_bytes(DType dtype);
 

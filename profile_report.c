@@ -3,6 +3,7 @@
 
 #include "cpu_kernels.h"
 #include "inspect.h"
+#include "machine.h"
 #include "operation_table.h"
 #include "print.h"
 
@@ -15,7 +16,7 @@ typedef struct {
     int* slots;    // (B)
     int* next;     // (B)
     float* logits; // (B, V)
-    MachineRates rates;
+    Roof rates;
     Phase phases[2];
     int num_phases;
     double clock_seconds; // what reading the clock once takes

@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include "../gpt2_kernels.h"
-#include "../machine.h"
 #include "../npy.h"
 #include "../operation_table.h"
 #include "../trace.h"
@@ -88,7 +87,7 @@ static void test_recording(Tests* t) {
     ok = profile_rows(&rows, &n, &profile, &config, DTYPE_F32, &error);
     test_check(t, !ok, "threads that do not agree are refused: %s", error.text);
     profile_close(&profile);
-    const MachineRates rates = {.bandwidth = 10, .f32 = 100, .products = 1000};
+    const Roof rates = {.bandwidth = 10, .f32 = 100, .products = 1000};
     const ProfileRow slow = {.operation = OPERATION_FC, .cost = {.flops = 500, .bytes = 20}},
                      dense = {.operation = OPERATION_FC, .cost = {.flops = 50000, .bytes = 20}};
     test_check(t, row_roof(&slow, &rates) == 2 && row_roof(&dense, &rates) == 50,
