@@ -161,7 +161,7 @@ static bool encode_prompt(Generation* g, size_t* num_tokens, Error* error) {
 // A prompt far beyond the context is refused by its bytes alone, before time and memory are spent on its tokens.
 static bool encode_prompt_within_context(Generation* g, Error* error) {
     enum { WORTH_COUNTING = 16 << 20 };
-    size_t longest = 1, size, num_tokens;
+    size_t longest = 1, size, num_tokens = 0;
     for (int id = 0; id < g->model.config.vocab_size; id++) {
         tokenizer_decode(g->tokenizer, id, &size);
         if (size > longest) longest = size;
@@ -200,7 +200,7 @@ static void* allocate_cleared(size_t count, size_t size, const char* what, Error
 
 static bool open_samples(Generator* r, Error* error) {
     Generation* g = r->g;
-    size_t B = (size_t)g->options->samples, length = (size_t)(g->num_prompt + r->max_new);
+    size_t B = (size_t)g->options->samples, length = (size_t)g->num_prompt + (size_t)r->max_new;
     r->slots = allocate(B, sizeof *r->slots, "samples", error);
     r->next = allocate(B, sizeof *r->next, "samples", error);
     r->samplers = allocate_cleared(B, sizeof *r->samplers, "samples", error);
@@ -301,7 +301,7 @@ static bool extend_sample(Generator* r, int b, float* logits, Error* error) {
     bool forbids_eot = g->options->ignore_eos && eot >= 0;
     float eot_logit = forbids_eot ? logits[eot] : 0;
     if (forbids_eot) logits[eot] = -INFINITY;
-    size_t length = (size_t)(g->num_prompt + sample->num_generated);
+    size_t length = (size_t)g->num_prompt + (size_t)sample->num_generated;
     int token = sampler_next(&r->samplers[b], logits, sample->tokens, length);
     if (!isfinite(logits[token])) {
         return fail(error, "%s: its logits are not finite after %zu tokens; the weights are damaged", g->paths.model,
@@ -529,7 +529,7 @@ static int run_generate(const Options* options, TextOutput* out) {
 static int run_tokens(const Options* options, TextOutput* out) {
     Generation g = {.options = options};
     Error error;
-    size_t num_tokens;
+    size_t num_tokens = 0;
     bool ok = checkpoint_find(&g.paths, options->model, options->tokenizer, &error) &&
               prompt_read(&g.prompt, options, SIZE_MAX, &error) && load_tokenizer(&g, &error) &&
               encode_prompt(&g, &num_tokens, &error) && report_tokens(g.prompt_tokens, num_tokens, out, &error);
