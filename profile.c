@@ -74,8 +74,7 @@ double median_of(double* values, size_t n) {
 }
 
 // A device may have run fewer threads than there are lanes: those recorded nothing.
-static bool check_lanes(const Profile* profile, int* used, Error* error) {
-    *used = 0;
+static bool check_lanes(const Profile* profile, Error* error) {
     for (int i = 0; i < profile->num_lanes; i++) {
         const ProfileLane* lane = &profile->lanes[i];
         if (lane->is_lost) return fail(error, "profile: no memory for the record of every operation; try fewer tokens");
@@ -83,7 +82,6 @@ static bool check_lanes(const Profile* profile, int* used, Error* error) {
             return fail(error, "profile: thread %d ran %zu operations, thread 0 %zu", i, lane->num_calls,
                         profile->lanes[0].num_calls);
         }
-        *used += lane->num_calls > 0;
     }
     return true;
 }
@@ -93,11 +91,11 @@ static bool same_row(const ProfileCall* a, const ProfileCall* b) {
 }
 
 // The row of all calls like call `first`. times is scratch.
-static ProfileRow add_up(const Profile* profile, size_t first, int used, const GPT2Config* config, DType dtype,
-                         double* times) {
+static ProfileRow add_up(const Profile* profile, size_t first, const GPT2Config* config, DType dtype, double* times) {
     const ProfileLane* lanes = profile->lanes;
     const ProfileCall* like = &lanes[0].calls[first];
     ProfileRow row = {.operation = like->operation};
+    double waited = 0, spent = 0; // of all lanes: threads start at different times, so one's wait is another's work
     for (size_t i = first; i < lanes[0].num_calls; i++) {
         const ProfileCall* call = &lanes[0].calls[i];
         if (!same_row(call, like)) continue;
@@ -107,9 +105,12 @@ static ProfileRow add_up(const Profile* profile, size_t first, int used, const G
         row.seconds += call->seconds;
         times[row.calls++] = call->seconds;
         for (int lane = 0; lane < profile->num_lanes; lane++) {
-            if (lanes[lane].num_calls > 0) row.waited += lanes[lane].calls[i].waited / used;
+            if (lanes[lane].num_calls == 0) continue;
+            waited += lanes[lane].calls[i].waited;
+            spent += lanes[lane].calls[i].seconds;
         }
     }
+    if (spent > 0) row.waited = row.seconds * waited / spent;
     double calls = (double)row.calls;
     row.cost.M /= calls, row.cost.N /= calls, row.cost.K /= calls;
     row.median = median_of(times, row.calls);
@@ -118,10 +119,9 @@ static ProfileRow add_up(const Profile* profile, size_t first, int used, const G
 
 bool profile_rows(ProfileRow** rows, size_t* num_rows, const Profile* profile, const GPT2Config* config, DType dtype,
                   Error* error) {
-    int used;
     *rows = NULL;
     *num_rows = 0;
-    if (!check_lanes(profile, &used, error)) return false;
+    if (!check_lanes(profile, error)) return false;
     const ProfileLane* lane = &profile->lanes[0];
     double* times = allocate(lane->num_calls, sizeof *times, "profile", error);
     ProfileRow* found = allocate(lane->num_calls, sizeof *found, "profile", error);
@@ -132,7 +132,7 @@ bool profile_rows(ProfileRow** rows, size_t* num_rows, const Profile* profile, c
         while (r < *num_rows && !same_row(firsts[r], &lane->calls[i])) r++;
         if (r < *num_rows) continue;
         firsts[r] = &lane->calls[i];
-        found[(*num_rows)++] = add_up(profile, i, used, config, dtype, times);
+        found[(*num_rows)++] = add_up(profile, i, config, dtype, times);
     }
     free(times);
     free((void*)firsts);

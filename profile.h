@@ -53,7 +53,7 @@ typedef struct {
     OperationCost cost; // M, N, K on average; flops and bytes of all calls together
     double seconds;     // of all calls, on lane 0
     double median;      // seconds of a call
-    double waited;      // of `seconds`, at barriers: the mean over the lanes
+    double waited;      // of `seconds`, at barriers: in the proportion of all lanes together
 } ProfileRow;
 
 // Adds the recording up into rows, in the order of first occurrence. The caller frees *rows.

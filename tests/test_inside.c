@@ -80,7 +80,7 @@ static void test_recording(Tests* t) {
                "calls of 3, 1 and 2 s become a row of %.0f s with the median %.0f s", ok ? rows[0].seconds : 0,
                ok ? rows[0].median : 0);
     test_check(t, ok && fabs(rows[0].waited - 0.9) < 1e-12 && rows[1].cost.M == 4 && rows[1].seconds == 7,
-               "the wait is the mean of the threads', %.1f s; another number of rows is another row",
+               "the wait is the threads' together in proportion, %.1f s; another number of rows is another row",
                ok ? rows[0].waited : 0);
     free(rows);
     profile_add(&profile, 1, OPERATION_HEAD, (CallShape){1, 1, 0}, 1, 0);
