@@ -69,7 +69,7 @@ endif
 # ---------------------------------------------------------------------------------------------------------------------
 # files
 
-MODULES  := checkpoint dtype gpt2_cpu huggingface mapped_file model model_paths operations profile safetensors sampler \
+MODULES  := checkpoint device dtype gpt2_cpu huggingface mapped_file model model_paths operations profile safetensors sampler \
             tokenizer utils weights
 FRONT    := estimate info list_devices machine npy operation_table options print profile_report prompt report \
             report_json score text_output trace verify
@@ -79,6 +79,8 @@ KERNELS  := $(VARIANTS:%=$(BUILD)/cpu_kernels_%.o)
 LIBRARY  := $(MODULES:%=$(BUILD)/%.o) $(KERNELS)
 PROGRAM  := $(BUILD)/gpt2.o $(FRONT:%=$(BUILD)/%.o)
 TESTER   := $(BUILD)/test_gpt2.o $(TESTS:%=$(BUILD)/tests/test_%.o) $(SUPPORT:%=$(BUILD)/tests/%.o)
+
+include hip.mk
 
 .PHONY: all run test bench fuzz install uninstall clean help FORCE
 all: found $(GPT2)
@@ -108,11 +110,11 @@ $(BUILD)/%.o: %.c $(STAMP)
 
 $(GPT2): $(PROGRAM) $(LIBRARY)
 	@echo "  link     $@"
-	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS) $(HIP_LIBS)
 
 $(BUILD)/test_gpt2: $(TESTER) $(LIBRARY) $(FRONT:%=$(BUILD)/%.o)
 	@echo "  link     $@"
-	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS) $(HIP_TEST_LIBS)
 
 $(BUILD)/bench: $(BUILD)/dev/bench.o $(LIBRARY)
 	@echo "  link     $@"
@@ -167,7 +169,10 @@ help:
 	@echo "make run        write a paragraph with the small model of the repository"
 	@echo "make test       check everything that needs no download"
 	@echo "make bench      measure tokens per second beside the machine's limits; BENCH=\"--dtype q8 -t 1\" for options"
+	@echo "make test-hip, test-hip-san   the GPU's kernels on the CPU, plainly and under the sanitizers (needs g++)"
+	@echo "make test-gpu, bench-gpu      on this machine's card: hipcc, or nvcc"
+	@echo "make hip-report               registers, memory and loads of each GPU kernel, for each target"
 	@echo "make fuzz       try to break the readers of files and text; FUZZ_SECONDS=60 for each (needs clang)"
 	@echo "make install    PREFIX=$(PREFIX) DESTDIR=$(DESTDIR); make uninstall removes it"
 	@echo "make clean      remove what was built"
-	@echo "Settings: CC=clang  CFLAGS=...  SAN=1 (sanitizers)  OPENMP=0  JANSSON=0  BUILD=dir  V=1 (show commands)"
+	@echo "Settings: CC=clang  CFLAGS=...  SAN=1 (sanitizers)  OPENMP=0  JANSSON=0  HIP=0  GPU_TARGETS=\"gfx90a gfx1100\"  BUILD=dir  V=1 (show commands)"

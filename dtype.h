@@ -6,6 +6,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 // How the elements of a matrix are stored.
 //   F32   IEEE binary32
 //   BF16  the upper half of a binary32
@@ -78,5 +82,9 @@ void row_from_f32(void* out, uint16_t* scales, const float* in, DType dtype, siz
 
 // One row of a Q8 matrix: out (n) = scales * in.
 void q8_row_to_f32(float* out, const int8_t* in, const uint16_t* scales, size_t n);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

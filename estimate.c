@@ -41,15 +41,6 @@ typedef struct {
     const char* variant; // of the CPU's kernels
 } Estimate;
 
-static size_t bytes_per_token(const GPT2Config* config, DType dtype) {
-    GPT2Model model = {.config = *config};
-    for (int id = 0; id < NUM_PARAMETERS; id++) {
-        bool is_vector = gpt2_parameter_shape((ParameterId)id, config).kind == VECTOR;
-        model.tensors[id].dtype = is_vector ? DTYPE_F32 : dtype;
-    }
-    return gpt2_bytes_per_token(&model);
-}
-
 static bool estimate_open(Estimate* e, Error* error) {
     const Generation* g = e->g;
     const double* wish = g->options->estimate;
@@ -61,7 +52,7 @@ static bool estimate_open(Estimate* e, Error* error) {
     e->prefill = (CallShape){.B = 1, .T = T, .position = 0}; // one prompt for all samples
     e->decode = (CallShape){.B = g->options->samples, .T = 1, .position = depth};
     e->dtype = g->options->keep_dtype ? g->model.file_dtype : g->options->dtype;
-    e->bytes = bytes_per_token(&g->model.config, e->dtype);
+    e->bytes = gpt2_bytes_per_token_in(e->dtype, &g->model.config);
     e->variant = cpu_kernels_select(NULL)->name;
     if (!machine_measure(&e->here, e->variant, e->dtype, e->bytes, g->threads, error)) return false;
     e->rates = e->here;

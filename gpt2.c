@@ -190,7 +190,10 @@ typedef struct {
     Sampler* samplers; // (B)
     int* slots;        // (num_running) samples that still go on; a sample's KV cache has its number
     int* next;         // (num_running) their latest tokens
+    int* picked;       // (num_running) the tokens that come next, -1 where no logit is finite
+    Choice* choices;   // (num_running) what they are picked by
     int num_running;
+    bool has_logits; // r->logits are those that the latest tokens were picked from; else the device has them
 } Generator;
 
 static void* allocate_cleared(size_t count, size_t size, const char* what, Error* error) {
@@ -203,9 +206,14 @@ static bool open_samples(Generator* r, Error* error) {
     size_t B = (size_t)g->options->samples, length = (size_t)g->num_prompt + (size_t)r->max_new;
     r->slots = allocate(B, sizeof *r->slots, "samples", error);
     r->next = allocate(B, sizeof *r->next, "samples", error);
+    r->picked = allocate(B, sizeof *r->picked, "samples", error);
+    r->choices = allocate(B, sizeof *r->choices, "samples", error);
     r->samplers = allocate_cleared(B, sizeof *r->samplers, "samples", error);
     g->samples = allocate_cleared(B, sizeof *g->samples, "samples", error);
-    if (r->slots == NULL || r->next == NULL || r->samplers == NULL || g->samples == NULL) return false;
+    if (r->slots == NULL || r->next == NULL || r->picked == NULL || r->choices == NULL || r->samplers == NULL ||
+        g->samples == NULL) {
+        return false;
+    }
     for (int b = 0; b < g->options->samples; b++) {
         Sample* sample = &g->samples[b];
         r->slots[b] = b;
@@ -220,19 +228,45 @@ static bool open_samples(Generator* r, Error* error) {
     return true;
 }
 
+static bool open_device(Generator* r, const DeviceApi* api, Error* error) {
+    Generation* g = r->g;
+    const Options* options = g->options;
+    DeviceOptions device = {.max_seq_len = g->num_prompt + r->max_new,
+                            .max_batch = options->samples,
+                            .num_threads = g->threads,
+                            .gpu = options->gpu,
+                            .cpu_logits = options->cpu_logits};
+    // a GPU gets bf16 from f32, unless the user says otherwise; what has 16 bits already stays as it is
+    device.dtype = options->keep_dtype && g->model.dtype == DTYPE_F32 ? DTYPE_BF16 : g->model.dtype;
+    double start = seconds_now();
+    r->api = api;
+    r->device = api->open(&g->model, &device, error);
+    if (r->device == NULL) return false;
+    g->load_seconds += seconds_now() - start;
+    g->device = api->describe(r->device);
+    g->device_dtype = api == &gpt2_cpu ? g->model.dtype : device.dtype;
+    return true;
+}
+
+// The device that the user wants; where any will do, the CPU stands in for a GPU that cannot be used.
+static bool choose_device(Generator* r, Error* error) {
+#ifdef GPT2_HIP
+    const Options* options = r->g->options;
+    if (options->device != DEVICE_CPU) {
+        if (open_device(r, &gpt2_hip, error)) return true;
+        if (options->device == DEVICE_GPU) return false;
+        if (!options->quiet && !options->json) fprintf(stderr, "gpt2: %s; this run is on the CPU\n", error->text);
+    }
+#endif
+    return open_device(r, &gpt2_cpu, error);
+}
+
 static bool generator_open(Generator* r, Generation* g, TextOutput* out, Error* error) {
     const Options* options = g->options;
     int room = g->context - g->num_prompt;
-    *r = (Generator){.g = g, .api = &gpt2_cpu, .out = out, .num_running = options->samples};
+    *r = (Generator){.g = g, .out = out, .num_running = options->samples};
     r->max_new = options->num_predict < 0 || options->num_predict > room ? room : options->num_predict;
-
-    DeviceOptions device = {
-        .max_seq_len = g->num_prompt + r->max_new, .max_batch = options->samples, .num_threads = g->threads};
-    double start = seconds_now();
-    r->device = r->api->open(&g->model, &device, error);
-    if (r->device == NULL) return false;
-    g->load_seconds += seconds_now() - start;
-    g->device = r->api->describe(r->device);
+    if (!choose_device(r, error)) return false;
 
     int rows = options->logits != NULL && options->samples < LOGITS_CHUNK ? LOGITS_CHUNK : options->samples;
     r->logits = allocate((size_t)rows, (size_t)g->model.config.vocab_size * sizeof *r->logits, "logits", error);
@@ -247,6 +281,8 @@ static void generator_close(Generator* r) {
     free(r->logits);
     free(r->slots);
     free(r->next);
+    free(r->picked);
+    free(r->choices);
 }
 
 // Runs the whole prompt in slot 0 and writes the logits of every position to a file, some positions at a time.
@@ -293,22 +329,33 @@ static bool run_prompt(Generator* r, Error* error) {
     return true;
 }
 
-// Takes the next token of one sample from its logits (V): appends it, or ends the sample.
-static bool extend_sample(Generator* r, int b, float* logits, Error* error) {
+// What each running sample, of `length` tokens, picks its next token by.
+static void make_choices(Generator* r, size_t length) {
+    const Generation* g = r->g;
+    int forbidden = g->options->ignore_eos ? tokenizer_eot(g->tokenizer) : -1;
+    for (int i = 0; i < r->num_running; i++) {
+        int b = r->slots[i];
+        r->choices[i] = (Choice){&r->samplers[b], g->samples[b].tokens, length, forbidden};
+    }
+}
+
+// Picks from r->logits (num_running, V).
+static void pick_from_logits(Generator* r) {
+    size_t V = (size_t)r->g->model.config.vocab_size;
+    for (int i = 0; i < r->num_running; i++) r->picked[i] = choice_pick(&r->choices[i], r->logits + (size_t)i * V);
+    r->has_logits = true;
+}
+
+// Appends a picked token to a sample, or ends the sample.
+static bool extend_sample(Generator* r, int b, int token, Error* error) {
     Generation* g = r->g;
     Sample* sample = &g->samples[b];
-    int eot = tokenizer_eot(g->tokenizer);
-    bool forbids_eot = g->options->ignore_eos && eot >= 0;
-    float eot_logit = forbids_eot ? logits[eot] : 0;
-    if (forbids_eot) logits[eot] = -INFINITY;
     size_t length = (size_t)g->num_prompt + (size_t)sample->num_generated;
-    int token = sampler_next(&r->samplers[b], logits, sample->tokens, length);
-    if (!isfinite(logits[token])) {
+    if (token < 0) {
         return fail(error, "%s: its logits are not finite after %zu tokens; the weights are damaged", g->paths.model,
                     length);
     }
-    if (forbids_eot) logits[eot] = eot_logit;
-    if (token == eot) {
+    if (token == tokenizer_eot(g->tokenizer)) {
         sample->stop = STOP_EOT;
         return true;
     }
@@ -323,43 +370,77 @@ static bool extend_sample(Generator* r, int b, float* logits, Error* error) {
     return text_write(r->out, bytes, size, error);
 }
 
-// Takes the samples that have ended out of the batch. logits (num_running, V) are those that their last tokens came from.
-static void retire_samples(Generator* r) {
+// Takes the samples that have ended out of the batch, and the hash of the logits that their last tokens came from.
+static bool retire_samples(Generator* r, Error* error) {
     Generation* g = r->g;
     size_t V = (size_t)g->model.config.vocab_size;
     int running = 0;
     for (int i = 0; i < r->num_running; i++) {
         Sample* sample = &g->samples[r->slots[i]];
+        float* logits = r->logits + (size_t)i * V;
         if (sample->stop == STOP_NONE) {
             r->next[running] = sample->tokens[g->num_prompt + sample->num_generated - 1];
             r->slots[running++] = r->slots[i];
         } else {
-            sample->logits_hash = hash_bytes(r->logits + (size_t)i * V, V * sizeof *r->logits);
+            if (!r->has_logits && !r->api->fetch_logits(r->device, i, logits, error)) return false;
+            sample->logits_hash = hash_bytes(logits, V * sizeof *logits);
         }
     }
     r->num_running = running;
+    return true;
 }
 
-// The generation loop. Each round takes one token for every sample from its logits, and runs these tokens together.
+// Runs the latest tokens, which stand at `position`, and picks those that follow.
+static bool run_step(Generator* r, int position, Error* error) {
+    TokenRun run = {r->next, r->slots, r->num_running, 1, position};
+    make_choices(r, (size_t)position + 1);
+    r->has_logits = false;
+    if (r->api->next != NULL) return r->api->next(r->device, &run, r->choices, r->picked, error);
+    if (!r->api->forward(r->device, &run, 1, r->logits, error)) return false;
+    pick_from_logits(r);
+    return true;
+}
+
+// After an error of a GPU: may the CPU take over, and does it open? The samples' first `length` tokens are run anew.
+static bool continue_on_cpu(Generator* r, int length, Error* error) {
+    const Generation* g = r->g;
+    bool is_begun = length > g->num_prompt;
+    if (r->api == &gpt2_cpu || (g->options->device == DEVICE_GPU && !is_begun)) return false;
+    fprintf(stderr, "%sgpt2: %s; the CPU goes on\n", is_begun ? "\n" : "", error->text);
+    r->api->close(r->device);
+    if (!open_device(r, &gpt2_cpu, error)) return false;
+    for (int i = 0; i < r->num_running && is_begun; i++) {
+        TokenRun run = {g->samples[r->slots[i]].tokens, &r->slots[i], 1, length, 0};
+        if (!r->api->forward(r->device, &run, 0, NULL, error)) return false;
+    }
+    return true;
+}
+
+// The generation loop. Each round appends the token that was picked for every sample, and runs these tokens together.
 static bool generate(Generator* r, Error* error) {
     Generation* g = r->g;
-    size_t V = (size_t)g->model.config.vocab_size;
     StopReason at_once = STOP_NONE; // where not even one token can follow
     if (interrupted) at_once = STOP_INTERRUPTED;
     else if (r->max_new == 0) at_once = g->options->num_predict == 0 ? STOP_LENGTH : STOP_CONTEXT;
     for (int b = 0; b < r->num_running; b++) g->samples[b].stop = at_once;
     double start = seconds_now(), before = start;
+    r->has_logits = true; // the prompt's
+    if (at_once == STOP_NONE) {
+        make_choices(r, (size_t)g->num_prompt);
+        pick_from_logits(r);
+    }
     for (int position = g->num_prompt;; position++) {
         for (int i = 0; at_once == STOP_NONE && i < r->num_running; i++) {
-            if (!extend_sample(r, r->slots[i], r->logits + (size_t)i * V, error)) return false;
+            if (!extend_sample(r, r->slots[i], r->picked[i], error)) return false;
         }
         double now = seconds_now();
         if (position > g->num_prompt) g->step_seconds[g->num_steps++] = now - before;
         before = now;
-        retire_samples(r);
+        if (!retire_samples(r, error)) return false;
         if (r->num_running == 0 || r->out->is_closed) break;
-        TokenRun run = {r->next, r->slots, r->num_running, 1, position};
-        if (!r->api->forward(r->device, &run, 1, r->logits, error)) return false;
+        if (!run_step(r, position, error) && !(continue_on_cpu(r, position, error) && run_step(r, position, error))) {
+            return false;
+        }
     }
     g->total_seconds = g->prompt_seconds + before - start;
     return true;
@@ -427,8 +508,8 @@ static bool continue_prompt(Generation* g, TextOutput* out, Error* error) {
     handle_interrupt();
     if (ok) print_notes(g);
     if (ok && has_report) report_before(g);
-    ok = ok && run_prompt(&r, error) && tell_top(g, r.logits, out, error) &&
-         (!is_text || print_prompt(g, out, error)) && generate(&r, error) &&
+    ok = ok && (run_prompt(&r, error) || (continue_on_cpu(&r, 0, error) && run_prompt(&r, error))) &&
+         tell_top(g, r.logits, out, error) && (!is_text || print_prompt(g, out, error)) && generate(&r, error) &&
          (!is_text || print_other_samples(g, out, error)) && (!options->json || report_json(g, out, error)) &&
          text_end(out, error);
     if (ok && has_report && !out->is_closed) report_after(g);
@@ -561,7 +642,11 @@ static bool print_version(TextOutput* out, Error* error) {
 #else
                                "formats: llm.c; built without libjansson, no safetensors and Hugging Face directories\n"
 #endif
-                               "devices: CPU\n";
+#ifdef GPT2_HIP
+                               "devices: CPU, GPU through HIP\n";
+#else
+                               "devices: CPU; built without HIP, no GPU\n";
+#endif
     return text_write(out, text, sizeof text - 1, error);
 }
 

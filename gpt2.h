@@ -12,6 +12,10 @@
 #include "dtype.h"
 #include "utils.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define GPT2_VERSION "0.1.0"
 
 typedef struct {
@@ -106,5 +110,12 @@ void gpt2_matrix_row(float* out, const Tensor* matrix, size_t row, size_t cols);
 // Bytes of weights that one decoded token must read: every block, the final LayerNorm and the head (V rows of wte),
 // and one row each of wte and wpe.
 size_t gpt2_bytes_per_token(const GPT2Model* model);
+
+// The same when the matrices are kept as `dtype`.
+size_t gpt2_bytes_per_token_in(DType dtype, const GPT2Config* config);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

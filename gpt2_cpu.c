@@ -424,27 +424,8 @@ static void chunk_forward(const Stage* s, float* logits, size_t logits_stride, i
     }
 }
 
-static bool check_run(const Device* d, const TokenRun* run, int num_logits, Error* error) {
-    int V = d->model->config.vocab_size;
-    if (run->B < 1 || run->B > d->max_batch || run->T < 1 || run->position < 0 ||
-        run->T > d->max_seq_len - run->position || num_logits < 0 || num_logits > run->T) {
-        return fail(error, "CPU: a run of %d x %d tokens at position %d with %d logits is outside %d x %d", run->B,
-                    run->T, run->position, num_logits, d->max_batch, d->max_seq_len);
-    }
-    for (int b = 0; b < run->B; b++) {
-        if (run->slots[b] < 0 || run->slots[b] >= d->max_batch)
-            return fail(error, "CPU: no KV cache %d", run->slots[b]);
-    }
-    for (size_t i = 0; i < (size_t)run->B * (size_t)run->T; i++) {
-        if (run->tokens[i] < 0 || run->tokens[i] >= V) {
-            return fail(error, "CPU: token %d is outside the vocabulary of %d", run->tokens[i], V);
-        }
-    }
-    return true;
-}
-
 static bool cpu_forward(Device* d, const TokenRun* run, int num_logits, float* logits, Error* error) {
-    if (!check_run(d, run, num_logits, error)) return false;
+    if (!token_run_check(run, d->model, d->max_batch, d->max_seq_len, num_logits, error)) return false;
     size_t V = (size_t)d->model->config.vocab_size;
     int first_wanted = run->T - num_logits, longest = (int)d->max_rows / run->B;
     for (int t = 0; t < run->T; t += longest) {
@@ -475,4 +456,30 @@ static bool cpu_forward(Device* d, const TokenRun* run, int num_logits, float* l
     return true;
 }
 
-const DeviceApi gpt2_cpu = {cpu_open, cpu_forward, cpu_copy_cache, cpu_describe, cpu_close};
+bool cpu_head(float* logits, const float* hidden, int R, const GPT2Model* model, int num_threads, Error* error) {
+    const CpuKernels* kernels = cpu_kernels_select(NULL);
+    size_t C = (size_t)model->config.channels, V = (size_t)model->config.vocab_size, rows = (size_t)R;
+    size_t bytes = kernels->packed_row_bytes(model->dtype, C);
+    char* packed = allocate(rows, bytes, "hidden states", error);
+    if (packed == NULL) return false;
+    for (size_t r = 0; r < rows; r++) kernels->pack_row(packed + r * bytes, hidden + r * C, model->dtype, C);
+    size_t shares = (size_t)num_threads;
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(num_threads)
+#endif
+    for (size_t share = 0; share < shares; share++) {
+        size_t units = (V + 15) / 16, begin = units * share / shares * 16, end = units * (share + 1) / shares * 16;
+        if (end > V) end = V;
+        if (begin < end) {
+            kernels->matmul(logits, packed, &model->tensors[WTE], NULL, rows, C, V, begin, end, EPILOGUE_STORE);
+        }
+    }
+    free(packed);
+    return true;
+}
+
+const DeviceApi gpt2_cpu = {.open = cpu_open,
+                            .forward = cpu_forward,
+                            .copy_cache = cpu_copy_cache,
+                            .describe = cpu_describe,
+                            .close = cpu_close};

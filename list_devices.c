@@ -25,6 +25,28 @@ static void cpu_name(char* name, size_t size) {
     snprintf(name, size, "%s", uname(&machine) == 0 ? machine.machine : "CPU");
 }
 
+// A GPU that the driver names but cannot describe is listed with what is wrong; no GPU is no line.
+static bool list_gpus(TextOutput* out, Error* error) {
+#ifdef GPT2_HIP
+    Error problem;
+    for (int gpu = 0, count = gpt2_hip_count(&problem); gpu < count; gpu++) {
+        char line[1200], bandwidth[32] = "unknown bandwidth";
+        GpuInfo info;
+        if (!gpt2_hip_info(&info, gpu, &problem)) {
+            snprintf(line, sizeof line, "gpu:%d  %s\n", gpu, problem.text);
+        } else {
+            if (info.bandwidth > 0) snprintf(bandwidth, sizeof bandwidth, "%.0f GB/s", 1e-9 * info.bandwidth);
+            snprintf(line, sizeof line, "gpu:%d  %s, %s, %.1f GB of memory, %s, wave size %d, %d compute units\n", gpu,
+                     info.name, info.arch, 1e-9 * (double)info.memory, bandwidth, info.wave_size, info.compute_units);
+        }
+        if (!text_write(out, line, strlen(line), error)) return false;
+    }
+#else
+    (void)out, (void)error;
+#endif
+    return true;
+}
+
 bool list_devices(TextOutput* out, Error* error) {
     char name[256], line[1024];
     cpu_name(name, sizeof name);
@@ -36,5 +58,5 @@ bool list_devices(TextOutput* out, Error* error) {
     for (int i = 0; (kernels = cpu_kernels_supported(i)) != NULL && length < (int)sizeof line; i++) {
         length += snprintf(line + length, sizeof line - (size_t)length, "%s %s", i == 0 ? "" : ",", kernels->name);
     }
-    return text_write(out, line, strlen(line), error) && text_write(out, "\n", 1, error);
+    return text_write(out, line, strlen(line), error) && text_write(out, "\n", 1, error) && list_gpus(out, error);
 }

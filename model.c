@@ -76,14 +76,18 @@ void gpt2_matrix_row(float* out, const Tensor* matrix, size_t row, size_t cols) 
     }
 }
 
-size_t gpt2_bytes_per_token(const GPT2Model* model) {
+size_t gpt2_bytes_per_token_in(DType dtype, const GPT2Config* config) {
     size_t bytes = 0;
     for (int id = 0; id < NUM_PARAMETERS; id++) {
-        ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &model->config);
+        ParameterShape shape = gpt2_parameter_shape((ParameterId)id, config);
         size_t rows = shape.layers * shape.rows;
-        if (id == WTE) rows = (size_t)model->config.vocab_size + 1; // the head, and one token looked up
+        if (id == WTE) rows = (size_t)config->vocab_size + 1; // the head, and one token looked up
         if (id == WPE) rows = 1;
-        bytes += rows * dtype_row_bytes(model->tensors[id].dtype, shape.cols);
+        bytes += rows * dtype_row_bytes(shape.kind == VECTOR ? DTYPE_F32 : dtype, shape.cols);
     }
     return bytes;
+}
+
+size_t gpt2_bytes_per_token(const GPT2Model* model) {
+    return gpt2_bytes_per_token_in(model->dtype, &model->config);
 }

@@ -12,18 +12,17 @@
 
 // What the value of an option is, and so how it is read and where it goes.
 typedef enum {
-    VALUE_TEXT,    // const char*
-    VALUE_INT,     // int in [low, high]
-    VALUE_REAL,    // float in [low, high]
-    VALUE_FLAG,    // bool, set by the option's presence
-    VALUE_SEED,    // uint64_t, or -1
-    VALUE_DTYPE,   // auto or a name of dtype_names
-    VALUE_DEVICE,  // auto, cpu
-    VALUE_ACTION,  // Action, in `low`
-    VALUE_HELP,    // as VALUE_ACTION, and the rest of the line does not matter
-    VALUE_VERIFY,  // VALUE_ACTION with a text or without
-    VALUE_PROFILE, // VALUE_ACTION with "json" or without
-    VALUE_NOTHING  // accepted, and true anyway
+    VALUE_TEXT,   // const char*
+    VALUE_INT,    // int in [low, high]
+    VALUE_REAL,   // float in [low, high]
+    VALUE_FLAG,   // bool, set by the option's presence
+    VALUE_SEED,   // uint64_t, or -1
+    VALUE_DTYPE,  // auto or a name of dtype_names
+    VALUE_DEVICE, // auto, cpu
+    VALUE_ACTION, // Action, in `low`
+    VALUE_HELP,   // as VALUE_ACTION, and the rest of the line does not matter
+    VALUE_VERIFY, // VALUE_ACTION with a text or without
+    VALUE_PROFILE // VALUE_ACTION with "json" or without
 } ValueKind;
 
 typedef struct {
@@ -64,9 +63,10 @@ static const OptionRow option_rows[] = {
      "make the last 64 tokens R times less likely to come again; 1: off (1)"},
     {'b', "samples", "B", VALUE_INT, FIELD(samples), 1, MAX_SAMPLES, "B continuations of the prompt (1)"},
     {'t', "threads", "N", VALUE_INT, FIELD(threads), 1, MAX_THREADS, "default: the physical cores"},
-    {0, "device", "auto|cpu", VALUE_DEVICE, 0, 0, 0, "where the model runs (auto)"},
+    {0, "device", "auto|cpu|gpu[:N]", VALUE_DEVICE, 0, 0, 0,
+     "where the model runs; auto, the default: on a GPU if there is one; N: its number in --list-devices"},
     {0, "list-devices", NULL, VALUE_ACTION, FIELD(action), ACTION_LIST_DEVICES, 0, "print the devices and stop"},
-    {0, "cpu-logits", NULL, VALUE_NOTHING, 0, 0, 0, "compute the logits on the CPU, whatever the device"},
+    {0, "cpu-logits", NULL, VALUE_FLAG, FIELD(cpu_logits), 0, 0, "compute the logits on the CPU, whatever the device"},
     {0, "dtype", "auto|f32|bf16|f16|q8", VALUE_DTYPE, 0, 0, 0,
      "what the weights are kept as in memory; auto, the default: as the file has them"},
     {0, "layers", "N", VALUE_INT, FIELD(layers), 1, MAX_SIZE, "use the first N layers"},
@@ -168,13 +168,23 @@ static bool read_dtype(Options* options, const char* value, Error* error) {
     return fail(error, "--dtype: \"%s\" is none of auto, f32, bf16, f16, q8", value);
 }
 
-static bool read_device(const char* value, Error* error) {
-    if (strcmp(value, "auto") == 0 || strcmp(value, "cpu") == 0) return true;
-    if (strcmp(value, "gpu") == 0 || strncmp(value, "gpu:", 4) == 0) {
-        return fail(error, "--device: \"%s\" is not available, this version runs on the CPU only; use auto or cpu",
-                    value);
+static bool read_device(Options* options, const char* value, Error* error) {
+    options->device = strcmp(value, "auto") == 0 ? DEVICE_AUTO : strcmp(value, "cpu") == 0 ? DEVICE_CPU : DEVICE_GPU;
+    if (options->device != DEVICE_GPU) return true;
+    char canonical[32];
+    options->gpu = strncmp(value, "gpu:", 4) == 0 ? (int)strtol(value + 4, NULL, 10) : 0;
+    snprintf(canonical, sizeof canonical, "gpu:%d", options->gpu);
+    if (strcmp(value, "gpu") != 0 && (strcmp(value, canonical) != 0 || options->gpu < 0)) {
+        return fail(error, "--device: \"%s\" is none of auto, cpu, gpu, gpu:N", value);
     }
-    return fail(error, "--device: \"%s\" is none of auto, cpu", value);
+#ifndef GPT2_HIP
+    return fail(error,
+                "--device: \"%s\" is not available, this gpt2 was built without HIP and runs on the CPU only; "
+                "install hipcc and build again, or use auto or cpu",
+                value);
+#else
+    return true;
+#endif
 }
 
 // Actions exclude each other.
@@ -211,12 +221,11 @@ static bool read_value(Options* options, const OptionRow* row, const char* value
     case VALUE_FLAG: *(bool*)field = true; return true;
     case VALUE_SEED: return read_seed((uint64_t*)field, value, error);
     case VALUE_DTYPE: return read_dtype(options, value, error);
-    case VALUE_DEVICE: return read_device(value, error);
+    case VALUE_DEVICE: return read_device(options, value, error);
     case VALUE_ACTION: return read_action(options, row, error);
     case VALUE_VERIFY: return read_verify(options, row, value, error);
     case VALUE_PROFILE: return read_profile(options, row, value, error);
     case VALUE_HELP: options->action = (Action)row->low; return true;
-    case VALUE_NOTHING: return true;
     }
     return true;
 }

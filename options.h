@@ -25,6 +25,9 @@ typedef enum {
 
 enum { MAX_ESTIMATE = 2 };
 
+// Where the model shall run. AUTO: on a GPU if there is one that can be used.
+typedef enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_GPU } DeviceWish;
+
 // The strings point into argv.
 typedef struct {
     Action action;
@@ -37,6 +40,9 @@ typedef struct {
     uint64_t seed;                 // from the clock unless the user gave one
     int samples;                   // continuations of the prompt
     int threads;                   // 0: the physical cores
+    DeviceWish device;             // where the model runs
+    int gpu;                       // DEVICE_GPU: its number
+    bool cpu_logits;               // the head runs on the CPU, whatever the device
     bool keep_dtype;               // the weights as the file has them; dtype does not count
     DType dtype;                   // what the weights are kept as
     int layers;                    // use the first so many layers; 0: all

@@ -25,7 +25,7 @@ static double quantile(const double* sorted, int n, double p) {
 }
 
 bool report_figures(Figures* figures, const Generation* g) {
-    *figures = (Figures){.bytes_per_token = gpt2_bytes_per_token(&g->model)};
+    *figures = (Figures){.bytes_per_token = gpt2_bytes_per_token_in(g->device_dtype, &g->model.config)};
     int first_tokens = 0; // of the samples: these follow from the prompt
     for (int b = 0; b < g->options->samples; b++) {
         figures->tokens += g->samples[b].num_generated;
@@ -152,8 +152,8 @@ void report_before(const Generation* g) {
     fprintf(stderr, "[Run]\n");
     fprintf(stderr, "  model: %s%s\n", g->paths.model, g->paths.is_bundled ? " (the bundled one)" : "");
     fprintf(stderr, "  tokenizer: %s\n", g->paths.tokenizer);
-    fprintf(stderr, "  dtype: %s", dtype_names[model->dtype]);
-    if (model->dtype != model->file_dtype) fprintf(stderr, " (%s in the file)", dtype_names[model->file_dtype]);
+    fprintf(stderr, "  dtype: %s", dtype_names[g->device_dtype]);
+    if (g->device_dtype != model->file_dtype) fprintf(stderr, " (%s in the file)", dtype_names[model->file_dtype]);
     fprintf(stderr, "\n  device: %s\n", g->device);
     fprintf(stderr, "  threads: %d\n", g->threads);
     if (g->context != model->config.max_seq_len) fprintf(stderr, "  context: %d tokens\n", g->context);

@@ -29,6 +29,7 @@ typedef struct {
     int context; // tokens that prompt and continuation may have together
     int threads;
     const char* device; // its own description
+    DType device_dtype; // of the matrices where it reads them
 
     Prompt prompt;
     int* prompt_tokens; // (num_prompt)

@@ -13,7 +13,7 @@ static void print_model(FILE* out, const Generation* g) {
     json_text(out, "path", g->paths.model);
     json_text(out, "tokenizer", g->paths.tokenizer);
     fprintf(out, "\"bundled\": %s, ", g->paths.is_bundled ? "true" : "false");
-    fprintf(out, "\"dtype\": \"%s\", \"file_dtype\": \"%s\"},\n", dtype_names[g->model.dtype],
+    fprintf(out, "\"dtype\": \"%s\", \"file_dtype\": \"%s\"},\n", dtype_names[g->device_dtype],
             dtype_names[g->model.file_dtype]);
     fprintf(out,
             "  \"config\": {\"max_seq_len\": %d, \"vocab_size\": %d, \"num_layers\": %d, \"num_heads\": %d, "

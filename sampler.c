@@ -205,10 +205,14 @@ void sampler_close(Sampler* sampler) {
     sampler->candidates = NULL;
 }
 
+double sampler_uniform(Sampler* sampler) {
+    return splitmix_uniform(&sampler->state);
+}
+
 int sampler_next(Sampler* sampler, const float* logits, const int* tokens, size_t num_tokens) {
     const SamplerOptions* o = &sampler->options;
     Candidate* candidates = sampler->candidates;
-    double uniform = o->temperature > 0 ? splitmix_uniform(&sampler->state) : 0;
+    double uniform = o->temperature > 0 ? sampler_uniform(sampler) : 0;
     bool has_penalty = o->repeat_penalty != 1;
     if (o->temperature <= 0 && !has_penalty) return sampler_argmax(logits, sampler->V);
 

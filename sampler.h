@@ -6,6 +6,10 @@
 
 #include "utils.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 // The order and the meaning are llama.cpp's: repetition penalty, top-k, top-p, min-p, temperature, draw.
 typedef struct {
     float temperature;    // divides the logits; 0: greedy, the likeliest token, the lowest id among equals
@@ -33,6 +37,9 @@ void sampler_close(Sampler* sampler);
 // the generator for every token when temperature > 0.
 int sampler_next(Sampler* sampler, const float* logits, const int* tokens, size_t num_tokens);
 
+// The number that sampler_next() would draw for this token, uniform in [0, 1): for a device that picks by itself.
+double sampler_uniform(Sampler* sampler);
+
 // Likeliest token, the lowest id among equals; a NaN is never the likeliest.
 int sampler_argmax(const float* logits, int V);
 
@@ -44,5 +51,9 @@ typedef struct {
     double probability;
 } TopToken;
 bool sampler_top(TopToken* out, int K, const float* logits, int V, Error* error);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

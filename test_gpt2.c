@@ -38,10 +38,17 @@ int main(int argc, char** argv) {
         const char* name;
         void (*run)(Tests*);
     } groups[] = {
-        {"dtype", test_dtype},           {"tokenizer", test_tokenizer},
-        {"checkpoint", test_checkpoint}, {"sampler", test_sampler},
-        {"kernels", test_kernels},       {"model", test_model},
-        {"inside", test_inside},         {"cli", test_cli},
+        {"dtype", test_dtype},
+        {"tokenizer", test_tokenizer},
+        {"checkpoint", test_checkpoint},
+        {"sampler", test_sampler},
+        {"kernels", test_kernels},
+        {"model", test_model},
+        {"inside", test_inside},
+        {"cli", test_cli},
+#ifdef HAVE_TEST_HIP
+        {"hip", test_hip},
+#endif
     };
     Tests t = {0};
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {

@@ -5,6 +5,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 // What went wrong, as the one line that the user will read: what, where, and what to do. No newline at its end.
 // Functions that can fail take an Error* as their last argument and return false or NULL after filling it in.
 typedef struct {
@@ -23,5 +27,9 @@ double seconds_now(void);
 
 // FNV-1a, 64 bit, of n bytes: the fingerprint that the report prints for logits.
 unsigned long long hash_bytes(const void* data, size_t n);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

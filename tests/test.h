@@ -4,6 +4,10 @@
 
 #include <stdbool.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct {
     int passed, failed, skipped;
 } Tests;
@@ -26,5 +30,10 @@ void test_kernels(Tests* t);
 void test_model(Tests* t);
 void test_inside(Tests* t);
 void test_cli(Tests* t);
+void test_hip(Tests* t);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

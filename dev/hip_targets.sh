@@ -1,0 +1,58 @@
+#!/bin/sh
+# dev/hip_targets.sh HIPCC [TARGET...]: prints the flags that make hipcc build for these targets. Without a target: for
+# the GPUs of this machine, or where there are none for every target of the list that this hipcc takes.
+#
+# Debian's hipcc 5.2.3 generates code for gfx1100, but its device library lacks one file for it: see
+# dev/hip_rdna3_library.sh, which makes that file. What was found is kept in a file of the user's temporary directory,
+# for asking the compiler takes some seconds.
+set -eu
+hipcc=$1
+shift
+here=$(dirname "$0")
+
+known="gfx906 gfx908 gfx90a gfx942 gfx950 gfx1010 gfx1030 gfx1100 gfx1101 gfx1102 gfx1103 gfx1150 gfx1151 gfx1200 gfx1201"
+
+takes() { # does hipcc build for this target, with these flags?
+    target=$1
+    shift
+    "$hipcc" "$@" "--offload-arch=$target" --cuda-device-only -c "$here/hip_probe.hip" -o /dev/null 2> /dev/null
+}
+
+this_machine() {
+    tools=$(dirname "$hipcc")
+    for tool in amdgpu-arch "$tools/amdgpu-arch" "$tools/../llvm/bin/amdgpu-arch" "$tools/rocm_agent_enumerator" rocm_agent_enumerator; do
+        found=$("$tool" 2> /dev/null | grep '^gfx[1-9]' | sort -u || true)
+        [ -z "$found" ] || break
+    done
+    echo "$found"
+}
+
+all_taken() {
+    for target in $known; do
+        if takes "$target"; then echo "$target"; fi
+    done
+}
+
+if [ $# -eq 0 ]; then
+    cache="${TMPDIR:-/tmp}/gpt2-hip-targets-$(id -u)"
+    stamp="$hipcc $("$hipcc" --version 2> /dev/null | cksum)"
+    if [ ! -O "$cache" ] || [ "$(sed -n 1p "$cache")" != "$stamp" ]; then
+        targets=$(this_machine)
+        [ -n "$targets" ] || targets=$(all_taken)
+        { echo "$stamp"; echo $targets; } > "$cache.$$" && mv "$cache.$$" "$cache"
+    fi
+    set -- $(sed -n 2p "$cache")
+fi
+flags=
+for target; do
+    flags="$flags --offload-arch=$target"
+    case $target in
+    gfx11*)
+        if ! takes "$target"; then
+            library=$("$here/hip_rdna3_library.sh" "$hipcc" "${target#gfx}")
+            flags="$flags --rocm-device-lib-path=$library"
+        fi
+        ;;
+    esac
+done
+echo "$flags"

@@ -1,0 +1,1432 @@
+// The GPU device: GPT-2's forward pass in HIP, every kernel and its host code.
+//
+// One source for AMD GPUs (hipcc), NVIDIA GPUs (nvcc with dev/hip_cuda) and no GPU at all (g++ with dev/hip_host).
+//
+// How a token runs. All weights lie on the card, rows padded with zeros to whole 16-byte packs. Per chunk of tokens one
+// small copy brings position, slots and tokens; then embed, and for each layer
+//     layernorm, matmul qkv (its epilogue files k and v into the cache), attention, matmul attproj (adds to x),
+//     layernorm, matmul fc (epilogue GELU), matmul fcproj (adds to x)
+// and at the end layernorm, matmul with wte, and pick. What changes from token to token is read from device memory, so
+// a decode step is always the same sequence of launches and is captured once as a graph.
+//
+// Two regimes. A run of at most DECODE_TOKENS tokens per sequence reads each weight once for all rows (decode_matmul,
+// decode_attention); a longer one is cut into tiles that share what they load (prefill_matmul, prefill_attention). The
+// choice depends on the run's T alone, and within a regime each output is summed in an order that depends only on the
+// sizes of the model. So the result is bit-equal from run to run, and whatever the batch and the chunks are.
+//
+// Lanes work together in groups of 32, which is a wave of RDNA and half a wave of CDNA; shuffles name that width, so
+// both are right. All arithmetic is f32; built without contraction, fmaf is written where it is meant.
+#include <hip/hip_runtime.h>
+
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "gpt2_kernels.h"
+
+enum {
+    GROUP = 32,                      // lanes that shuffle together
+    THREADS = 256,                   // of every block
+    GROUPS = THREADS / GROUP,        // of every block
+    PACK_BYTES = 16,                 // what one lane loads at once
+    ROW_ALIGN = 32,                  // elements that rows of matrices and activations are padded to; Q8_BLOCK as well
+    DECODE_TOKENS = 8,               // runs of at most so many tokens per sequence take the decode kernels
+    DECODE_ROWS = 8,                 // rows that decode_matmul handles together
+    PREFILL_ROWS = 512,              // rows of one chunk of a longer run
+    TILE = 64,                       // rows and columns of a tile of prefill_matmul
+    TILE_K = 32,                     // its depth, one Q8 block
+    TILE_STRIDE = TILE + 4,          // in shared memory: 16-byte rows that start in different banks
+    KEYS = GROUP,                    // keys that attention looks at together, one per lane
+    HEAD_SLICE = 128,                // channels of a head whose sums one block keeps
+    SUMS = HEAD_SLICE / GROUP,       // of them in one lane
+    SCORE_SLICE = 64,                // channels of q and k that prefill_attention holds in shared memory at once
+    QUERIES_PER_GROUP = 4,           // of prefill_attention
+    QUERIES = GROUPS * QUERIES_PER_GROUP,
+    MAX_ALLOCATIONS = 64
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Numbers
+
+__device__ static __forceinline__ float float_of_bits(unsigned bits) {
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+__device__ static __forceinline__ unsigned bits_of_float(float f) {
+    unsigned bits;
+    memcpy(&bits, &f, sizeof bits);
+    return bits;
+}
+
+// IEEE binary16 to binary32, exact. Where there is no instruction for it: the fields move into place, which leaves the
+// exponent 112 too small, and a multiplication puts that right for subnormals too.
+__device__ static __forceinline__ float half_to_float(unsigned half) {
+#ifdef __AMDGCN__
+    unsigned short bits = (unsigned short)half;
+    _Float16 f;
+    memcpy(&f, &bits, sizeof f);
+    return (float)f;
+#else
+    float magnitude = float_of_bits((half & 0x7fff) << 13) * 0x1p112f;
+    unsigned bits = bits_of_float(magnitude);
+    if (magnitude >= 65536.0f) bits |= 0x7f800000; // infinity or NaN
+    return float_of_bits(bits | (half & 0x8000) << 16);
+#endif
+}
+
+// Weights as they lie on the card: rows (rows, stride) with stride = columns rounded up to ROW_ALIGN, zeros behind.
+struct Matrix {
+    const void* data;
+    const uint16_t* scales; // Q8: (rows, stride / Q8_BLOCK), binary16
+};
+
+// How 16 bytes of a format become floats. A Q8 pack lies within one block; its scale is applied to sums.
+template <int DTYPE> struct Format;
+
+template <> struct Format<DTYPE_F32> {
+    enum { PACK = 4 };
+    __device__ static __forceinline__ void unpack(float* w, uint4 raw) {
+        w[0] = float_of_bits(raw.x), w[1] = float_of_bits(raw.y);
+        w[2] = float_of_bits(raw.z), w[3] = float_of_bits(raw.w);
+    }
+};
+
+template <> struct Format<DTYPE_BF16> {
+    enum { PACK = 8 };
+    __device__ static __forceinline__ void unpack(float* w, uint4 raw) {
+        const unsigned pairs[4] = {raw.x, raw.y, raw.z, raw.w};
+        for (int i = 0; i < 4; i++) {
+            w[2 * i] = float_of_bits(pairs[i] << 16);
+            w[2 * i + 1] = float_of_bits(pairs[i] & 0xffff0000);
+        }
+    }
+};
+
+template <> struct Format<DTYPE_F16> {
+    enum { PACK = 8 };
+    __device__ static __forceinline__ void unpack(float* w, uint4 raw) {
+        const unsigned pairs[4] = {raw.x, raw.y, raw.z, raw.w};
+        for (int i = 0; i < 4; i++) {
+            w[2 * i] = half_to_float(pairs[i] & 0xffff);
+            w[2 * i + 1] = half_to_float(pairs[i] >> 16);
+        }
+    }
+};
+
+template <> struct Format<DTYPE_Q8> {
+    enum { PACK = 16 };
+    __device__ static __forceinline__ void unpack(float* w, uint4 raw) {
+        const unsigned quads[4] = {raw.x, raw.y, raw.z, raw.w};
+        for (int i = 0; i < 16; i++) w[i] = (float)((int)(quads[i / 4] << (24 - i % 4 * 8)) >> 24);
+    }
+};
+
+// The scale of pack number `pack` of row `row`; 1 for the formats that have none.
+template <int DTYPE>
+__device__ static __forceinline__ float pack_scale(Matrix weight, size_t row, int pack, int stride) {
+    if (DTYPE != DTYPE_Q8) return 1;
+    return half_to_float(weight.scales[row * (size_t)(stride / Q8_BLOCK) + (size_t)(pack / (Q8_BLOCK / 16))]);
+}
+
+// The sum, or the largest, of 32 lanes, in every one of them; always added in the same order.
+__device__ static __forceinline__ float group_sum(float value) {
+    for (int distance = GROUP / 2; distance > 0; distance /= 2) value += __shfl_xor(value, distance, GROUP);
+    return value;
+}
+
+__device__ static __forceinline__ float group_max(float value) {
+    for (int distance = GROUP / 2; distance > 0; distance /= 2) {
+        value = fmaxf(value, __shfl_xor(value, distance, GROUP));
+    }
+    return value;
+}
+
+// The sum over the block, in every thread. `partial` (GROUPS) is shared memory.
+__device__ static __forceinline__ float block_sum(float value, float* partial) {
+    value = group_sum(value);
+    if (threadIdx.x % GROUP == 0) partial[threadIdx.x / GROUP] = value;
+    __syncthreads();
+    float sum = 0;
+    for (int g = 0; g < GROUPS; g++) sum += partial[g];
+    __syncthreads(); // before partial is used again
+    return sum;
+}
+
+// GELU in its tanh form, as GPT-2 was trained with: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+__device__ static __forceinline__ float gelu(float x) {
+    float cube = 0.044715f * x * x * x;
+    return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + cube)));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Where a matrix product's results go
+
+// What is done to sum + bias.
+enum OutputKind {
+    OUTPUT_STORE, // out = value
+    OUTPUT_GELU,  // out = GELU(value)
+    OUTPUT_ADD,   // out += value: the residual connection
+    OUTPUT_QKV    // q goes to out, k and v to this layer's cache
+};
+
+// Sizes that the kernels around attention share. A head is padded with zeros to `head_stride` floats, a multiple of 4.
+struct Heads {
+    int C, NH, hs, head_stride, maxT;
+    int T; // tokens of this chunk per sequence; row m is token m % T of sequence m / T
+};
+
+struct Output {
+    int kind;
+    int stride;       // floats from one row of out to the next
+    float* out;       // (rows, stride); OUTPUT_QKV: (rows, NH, head_stride)
+    float* keys;      // OUTPUT_QKV: this layer's caches (max_batch, NH, maxT, head_stride)
+    float* values;
+    const int* step;  // OUTPUT_QKV: [position, slots (max_batch), tokens]
+    Heads heads;      // OUTPUT_QKV
+};
+
+// Where the cache of one head of one sequence begins, in floats.
+__device__ static __forceinline__ size_t cache_offset(Heads heads, int slot, int head) {
+    return ((size_t)slot * (size_t)heads.NH + (size_t)head) * (size_t)heads.maxT * (size_t)heads.head_stride;
+}
+
+// Puts away column `column` of row `row`.
+__device__ static __forceinline__ void put(Output output, int row, int column, float value) {
+    if (output.kind != OUTPUT_QKV) {
+        float* out = output.out + (size_t)row * (size_t)output.stride + column;
+        if (output.kind == OUTPUT_GELU) value = gelu(value);
+        *out = output.kind == OUTPUT_ADD ? *out + value : value;
+        return;
+    }
+    Heads heads = output.heads;
+    int part = column / heads.C, head = column % heads.C / heads.hs, channel = column % heads.C % heads.hs;
+    if (part == 0) {
+        output.out[((size_t)row * (size_t)heads.NH + (size_t)head) * (size_t)heads.head_stride + channel] = value;
+        return;
+    }
+    int slot = output.step[1 + row / heads.T], position = output.step[0] + row % heads.T;
+    float* cache = part == 1 ? output.keys : output.values;
+    cache[cache_offset(heads, slot, head) + (size_t)position * (size_t)heads.head_stride + channel] = value;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Kernels
+
+// Tells that code for this card is there and runs: answer[0] = lanes of a wave.
+extern "C" __global__ void __launch_bounds__(THREADS) probe(int* answer) {
+    if (threadIdx.x == 0) answer[0] = warpSize;
+}
+
+// x (rows, stride) = wte[token] + wpe[position]: what a token means plus where it stands. One block per row.
+template <int DTYPE>
+__global__ void __launch_bounds__(THREADS) embed(float* x, Matrix wte, Matrix wpe, const int* step, const int* tokens,
+                                                 int T, int stride) {
+    enum { PACK = Format<DTYPE>::PACK };
+    int packs = stride / PACK, row = (int)blockIdx.x;
+    size_t token = (size_t)tokens[row], position = (size_t)(step[0] + row % T);
+    const uint4* token_row = (const uint4*)wte.data + token * (size_t)packs;
+    const uint4* position_row = (const uint4*)wpe.data + position * (size_t)packs;
+    for (int p = (int)threadIdx.x; p < packs; p += THREADS) {
+        float a[PACK], b[PACK];
+        Format<DTYPE>::unpack(a, token_row[p]);
+        Format<DTYPE>::unpack(b, position_row[p]);
+        float a_scale = pack_scale<DTYPE>(wte, token, p, stride), b_scale = pack_scale<DTYPE>(wpe, position, p, stride);
+        float4* out = (float4*)(x + (size_t)row * (size_t)stride) + p * (PACK / 4);
+        for (int i = 0; i < PACK; i += 4) {
+            out[i / 4] = make_float4(a[i] * a_scale + b[i] * b_scale, a[i + 1] * a_scale + b[i + 1] * b_scale,
+                                     a[i + 2] * a_scale + b[i + 2] * b_scale, a[i + 3] * a_scale + b[i + 3] * b_scale);
+        }
+    }
+}
+
+// out (rows, stride) = (x - mean) / sqrt(variance + 1e-5) * weight + bias over the C channels of a row: LayerNorm, Ba
+// et al. 2016. One block per row. Row r is made from row r / count * pitch + first + r % count of `in`: `count` rows
+// out of every `pitch`, starting at `first`.
+extern "C" __global__ void __launch_bounds__(THREADS) layernorm(float* out, const float* in, const float* weight,
+                                                                const float* bias, int C, int stride, int count,
+                                                                int pitch, int first) {
+    __shared__ float partial[GROUPS];
+    int row = (int)blockIdx.x, source = row / count * pitch + first + row % count;
+    const float* x = in + (size_t)source * (size_t)stride;
+    float sum = 0, squares = 0;
+    for (int c = (int)threadIdx.x; c < C; c += THREADS) sum += x[c];
+    float mean = block_sum(sum, partial) / (float)C;
+    for (int c = (int)threadIdx.x; c < C; c += THREADS) squares += (x[c] - mean) * (x[c] - mean);
+    float scale = 1.0f / sqrtf(block_sum(squares, partial) / (float)C + 1e-5f);
+    for (int c = (int)threadIdx.x; c < C; c += THREADS) {
+        out[(size_t)row * (size_t)stride + c] = (x[c] - mean) * scale * weight[c] + bias[c];
+    }
+}
+
+// output (rows, OC) = in (rows, stride) · weight (OC, stride)ᵀ + bias (OC, or NULL), for few rows: what matters is that
+// each weight is read once, in 16-byte loads with several of them under way. Each group of lanes makes one column of up
+// to ROWS rows; its lanes take the packs of the weight's row in turn and add up at the end. Past the row's end the last
+// pack is loaded once more and masked to 0: a branch there would let the compiler wait for one load after the other.
+template <int DTYPE, int ROWS>
+__global__ void __launch_bounds__(THREADS) decode_matmul(Output output, const float* in, Matrix weight,
+                                                         const float* bias, int rows, int stride, int OC) {
+    enum { PACK = Format<DTYPE>::PACK, LOADS = PACK * ROWS > 32 ? 1 : PACK * ROWS > 16 ? 2 : 4 }; // by the registers
+    int lane = (int)threadIdx.x % GROUP, column = (int)blockIdx.x * GROUPS + (int)threadIdx.x / GROUP;
+    int first_row = (int)blockIdx.y * ROWS, packs = stride / PACK;
+    size_t weight_row = (size_t)min(column, OC - 1); // groups past the last column repeat it and put nothing away
+    const uint4* w = (const uint4*)weight.data + weight_row * (size_t)packs;
+    float sum[ROWS];
+    for (int r = 0; r < ROWS; r++) sum[r] = 0;
+
+    for (int start = lane; start < packs; start += GROUP * LOADS) {
+        uint4 raw[LOADS];
+#pragma unroll
+        for (int i = 0; i < LOADS; i++) raw[i] = w[min(start + i * GROUP, packs - 1)];
+#pragma unroll
+        for (int i = 0; i < LOADS; i++) {
+            int p = min(start + i * GROUP, packs - 1);
+            unsigned keep = start + i * GROUP < packs ? 0xffffffff : 0;
+            float values[PACK], scale = pack_scale<DTYPE>(weight, weight_row, p, stride);
+            Format<DTYPE>::unpack(values, make_uint4(raw[i].x & keep, raw[i].y & keep, raw[i].z & keep, raw[i].w & keep));
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                const float4* x = (const float4*)(in + (size_t)min(first_row + r, rows - 1) * (size_t)stride) + p * (PACK / 4);
+                float part = DTYPE == DTYPE_Q8 ? 0 : sum[r];
+#pragma unroll
+                for (int k = 0; k < PACK; k += 4) {
+                    float4 v = x[k / 4];
+                    part = fmaf(values[k], v.x, part);
+                    part = fmaf(values[k + 1], v.y, part);
+                    part = fmaf(values[k + 2], v.z, part);
+                    part = fmaf(values[k + 3], v.w, part);
+                }
+                sum[r] = DTYPE == DTYPE_Q8 ? fmaf(scale, part, sum[r]) : part;
+            }
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        float total = group_sum(sum[r]);
+        if (lane == r && column < OC && first_row + r < rows) {
+            put(output, first_row + r, column, bias == NULL ? total : total + bias[column]);
+        }
+    }
+}
+
+// What one thread of prefill_matmul brings into a tile: 16-byte packs of both factors, on their way in registers.
+template <int DTYPE> struct TilePacks {
+    enum {
+        PACK = Format<DTYPE>::PACK,
+        IN_LOADS = TILE * TILE_K / 4 / THREADS,
+        WEIGHT_PACKS = TILE * TILE_K / PACK,
+        WEIGHT_LOADS = (WEIGHT_PACKS + THREADS - 1) / THREADS
+    };
+    float4 in[IN_LOADS];
+    uint4 weight[WEIGHT_LOADS];
+    float scale[WEIGHT_LOADS];
+
+    // Starts the loads of columns start to start + TILE_K. Rows past the last repeat it.
+    __device__ __forceinline__ void load(const float* from, Matrix matrix, int first_row, int rows, int first_column,
+                                         int OC, int stride, int start) {
+#pragma unroll
+        for (int i = 0; i < IN_LOADS; i++) {
+            int number = (int)threadIdx.x + i * THREADS, row = number / (TILE_K / 4), k = number % (TILE_K / 4) * 4;
+            in[i] = *(const float4*)(from + (size_t)min(first_row + row, rows - 1) * (size_t)stride + start + k);
+        }
+#pragma unroll
+        for (int i = 0; i < WEIGHT_LOADS; i++) {
+            int number = min((int)threadIdx.x + i * THREADS, WEIGHT_PACKS - 1), row = number / (TILE_K / PACK);
+            int pack = start / PACK + number % (TILE_K / PACK);
+            size_t weight_row = (size_t)min(first_column + row, OC - 1);
+            weight[i] = ((const uint4*)matrix.data)[weight_row * (size_t)(stride / PACK) + (size_t)pack];
+            scale[i] = pack_scale<DTYPE>(matrix, weight_row, pack, stride);
+        }
+    }
+
+    // Widens them into shared memory, transposed.
+    __device__ __forceinline__ void store(float (*in_tile)[TILE_STRIDE], float (*weight_tile)[TILE_STRIDE]) const {
+#pragma unroll
+        for (int i = 0; i < IN_LOADS; i++) {
+            int number = (int)threadIdx.x + i * THREADS, row = number / (TILE_K / 4), k = number % (TILE_K / 4) * 4;
+            in_tile[k][row] = in[i].x, in_tile[k + 1][row] = in[i].y;
+            in_tile[k + 2][row] = in[i].z, in_tile[k + 3][row] = in[i].w;
+        }
+#pragma unroll
+        for (int i = 0; i < WEIGHT_LOADS; i++) {
+            int number = (int)threadIdx.x + i * THREADS;
+            int row = number / (TILE_K / PACK), k = number % (TILE_K / PACK) * PACK;
+            if (number >= WEIGHT_PACKS) break;
+            float values[PACK];
+            Format<DTYPE>::unpack(values, weight[i]);
+#pragma unroll
+            for (int j = 0; j < PACK; j++) weight_tile[k + j][row] = values[j] * scale[i];
+        }
+    }
+};
+
+// The same product for many rows, in tiles of TILE x TILE outputs. TILE_K columns of both factors at a time lie in
+// shared memory, while the next ones are on their way to registers; each thread sums 4 x 4 outputs, in the order of the
+// columns.
+template <int DTYPE>
+__global__ void __launch_bounds__(THREADS) prefill_matmul(Output output, const float* in, Matrix weight,
+                                                          const float* bias, int rows, int stride, int OC) {
+    __shared__ __attribute__((aligned(16))) float in_tile[TILE_K][TILE_STRIDE], weight_tile[TILE_K][TILE_STRIDE];
+    int first_row = (int)blockIdx.x * TILE, first_column = (int)blockIdx.y * TILE;
+    int my_row = (int)threadIdx.x / 16 * 4, my_column = (int)threadIdx.x % 16 * 4;
+    float sum[4][4];
+    for (int i = 0; i < 16; i++) sum[i / 4][i % 4] = 0;
+    TilePacks<DTYPE> packs;
+    packs.load(in, weight, first_row, rows, first_column, OC, stride, 0);
+
+    for (int start = 0; start < stride; start += TILE_K) {
+        __syncthreads(); // the tiles of the round before were read by everyone
+        packs.store(in_tile, weight_tile);
+        __syncthreads();
+        if (start + TILE_K < stride) packs.load(in, weight, first_row, rows, first_column, OC, stride, start + TILE_K);
+#pragma unroll 4
+        for (int k = 0; k < TILE_K; k++) {
+            float4 a4 = *(const float4*)&in_tile[k][my_row], w4 = *(const float4*)&weight_tile[k][my_column];
+            const float a[4] = {a4.x, a4.y, a4.z, a4.w}, w[4] = {w4.x, w4.y, w4.z, w4.w};
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+#pragma unroll
+                for (int j = 0; j < 4; j++) sum[i][j] = fmaf(a[i], w[j], sum[i][j]);
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            int row = first_row + my_row + i, column = first_column + my_column + j;
+            if (row >= rows || column >= OC) continue;
+            put(output, row, column, bias == NULL ? sum[i][j] : sum[i][j] + bias[column]);
+        }
+    }
+}
+
+// The state of an online softmax (Milakov and Gimelshein 2018) in a group of lanes: the largest score so far, and the
+// sums of exp(score - largest) and of that times v. When a larger score comes, what was summed shrinks accordingly.
+struct OnlineSoftmax {
+    float largest, total;
+    float sum[SUMS]; // of channel slice + i * GROUP + lane
+};
+
+__device__ static __forceinline__ OnlineSoftmax softmax_begin() {
+    OnlineSoftmax s;
+    s.largest = -INFINITY, s.total = 0;
+    for (int i = 0; i < SUMS; i++) s.sum[i] = 0;
+    return s;
+}
+
+// Takes in one score per lane (-INFINITY: none). Returns this lane's exp(score - largest).
+__device__ static __forceinline__ float softmax_scores(OnlineSoftmax* s, float score) {
+    float largest = fmaxf(s->largest, group_max(score));
+    if (largest == -INFINITY) return 0; // nothing yet
+    float weight = expf(score - largest), shrink = expf(s->largest - largest);
+    s->total = s->total * shrink + group_sum(weight);
+    for (int i = 0; i < SUMS; i++) s->sum[i] *= shrink;
+    s->largest = largest;
+    return weight;
+}
+
+// out (rows, stride): causal attention of few queries, softmax(q · kᵀ / sqrt(hs)) · v over the keys up to the query's
+// own position. One block per row, head and slice of HEAD_SLICE channels. The groups of lanes take the tiles of KEYS
+// keys in turn, one key per lane for the scores and one channel per lane for the values, and put their softmaxes
+// together at the end.
+extern "C" __global__ void __launch_bounds__(THREADS) decode_attention(float* out, const float* q, const float* keys,
+                                                                       const float* values, const int* step,
+                                                                       Heads heads, int stride, float score_scale) {
+    __shared__ float largest[GROUPS], total[GROUPS], sums[GROUPS][HEAD_SLICE];
+    int lane = (int)threadIdx.x % GROUP, group = (int)threadIdx.x / GROUP;
+    int row = (int)blockIdx.x, head = (int)blockIdx.y, slice = (int)blockIdx.z * HEAD_SLICE;
+    int num_keys = step[0] + row % heads.T + 1;
+    size_t cache = cache_offset(heads, step[1 + row / heads.T], head);
+    int quads = heads.head_stride / 4;
+    const float4* query = (const float4*)q + ((size_t)row * (size_t)heads.NH + (size_t)head) * (size_t)quads;
+    OnlineSoftmax softmax = softmax_begin();
+
+    for (int tile = group * KEYS; tile < num_keys; tile += GROUPS * KEYS) {
+        const float4* key = (const float4*)(keys + cache) + (size_t)min(tile + lane, num_keys - 1) * (size_t)quads;
+        float score = 0;
+        for (int i = 0; i < quads; i++) {
+            float4 a = query[i], b = key[i];
+            score = fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, fmaf(a.w, b.w, score))));
+        }
+        float weight = softmax_scores(&softmax, tile + lane < num_keys ? score * score_scale : -INFINITY);
+        const float* value = values + cache + (size_t)tile * (size_t)heads.head_stride + slice + lane;
+        int tile_keys = min((int)KEYS, num_keys - tile);
+        for (int k = 0; k < tile_keys; k++) {
+            float key_weight = __shfl(weight, k, GROUP);
+#pragma unroll
+            for (int i = 0; i < SUMS; i++) {
+                if (slice + i * GROUP + lane >= heads.head_stride) break;
+                softmax.sum[i] = fmaf(key_weight, value[k * heads.head_stride + i * GROUP], softmax.sum[i]);
+            }
+        }
+    }
+    if (lane == 0) largest[group] = softmax.largest, total[group] = softmax.total;
+    for (int i = 0; i < SUMS; i++) sums[group][i * GROUP + lane] = softmax.sum[i];
+    __syncthreads();
+
+    int channel = (int)threadIdx.x;
+    if (channel >= HEAD_SLICE || slice + channel >= heads.hs) return;
+    float whole_largest = largest[0], whole_total = 0, whole_sum = 0; // group 0 always has a key
+    for (int g = 1; g < GROUPS; g++) whole_largest = fmaxf(whole_largest, largest[g]);
+    for (int g = 0; g < GROUPS; g++) {
+        float shrink = expf(largest[g] - whole_largest);
+        whole_total = fmaf(total[g], shrink, whole_total);
+        whole_sum = fmaf(sums[g][channel], shrink, whole_sum);
+    }
+    out[(size_t)row * (size_t)stride + (size_t)(head * heads.hs + slice + channel)] = whole_sum / whole_total;
+}
+
+// The same attention for many queries: one block per QUERIES queries of a sequence, head and slice of channels. The
+// block walks over the keys in tiles of KEYS that it holds in shared memory for all its queries; scores exist only for
+// one tile, in registers. Tiles lie at multiples of KEYS from position 0, and a tile beyond a query's own position
+// changes nothing, so where a chunk or a block begins does not show.
+extern "C" __global__ void __launch_bounds__(THREADS) prefill_attention(float* out, const float* q, const float* keys,
+                                                                        const float* values, const int* step,
+                                                                        Heads heads, int stride, float score_scale) {
+    // a stride of 4 floats more than a power of two, so that lanes read their keys' 16 bytes from different banks
+    __shared__ __attribute__((aligned(16))) float key_tile[KEYS][SCORE_SLICE + 4];
+    __shared__ __attribute__((aligned(16))) float query_tile[QUERIES][SCORE_SLICE];
+    __shared__ float value_tile[KEYS][HEAD_SLICE];
+    int blocks = (heads.T + QUERIES - 1) / QUERIES; // per sequence
+    int b = (int)blockIdx.x / blocks, first_query = (int)blockIdx.x % blocks * QUERIES;
+    int head = (int)blockIdx.y, slice = (int)blockIdx.z * HEAD_SLICE;
+    int thread = (int)threadIdx.x, lane = thread % GROUP, group = thread / GROUP;
+    int position = step[0] + first_query; // of the block's first query
+    int num_keys = step[0] + min(first_query + (int)QUERIES, heads.T);
+    size_t cache = cache_offset(heads, step[1 + b], head);
+    OnlineSoftmax softmax[QUERIES_PER_GROUP];
+#pragma unroll
+    for (int i = 0; i < QUERIES_PER_GROUP; i++) softmax[i] = softmax_begin();
+
+    for (int tile = 0; tile < num_keys; tile += KEYS) {
+        float score[QUERIES_PER_GROUP] = {0};
+        for (int from = 0; from < heads.head_stride; from += SCORE_SLICE) {
+            int quads = min((int)SCORE_SLICE, heads.head_stride - from) / 4;
+            __syncthreads(); // the tiles were read by everyone
+            for (int i = thread; i < KEYS * (SCORE_SLICE / 4); i += THREADS) {
+                int row = i / (SCORE_SLICE / 4), quad = i % (SCORE_SLICE / 4);
+                if (quad >= quads) continue;
+                size_t key = (size_t)min(tile + row, num_keys - 1), at = cache + key * (size_t)heads.head_stride;
+                *(float4*)&key_tile[row][quad * 4] = *(const float4*)(keys + at + from + quad * 4);
+            }
+            for (int i = thread; i < QUERIES * (SCORE_SLICE / 4); i += THREADS) {
+                int row = i / (SCORE_SLICE / 4), quad = i % (SCORE_SLICE / 4);
+                if (quad >= quads) continue;
+                size_t query = (size_t)(b * heads.T + min(first_query + row, heads.T - 1)) * (size_t)heads.NH + (size_t)head;
+                *(float4*)&query_tile[row][quad * 4] =
+                    *(const float4*)(q + query * (size_t)heads.head_stride + from + quad * 4);
+            }
+            __syncthreads();
+            for (int i = 0; i < quads; i++) {
+                float4 k = *(const float4*)&key_tile[lane][i * 4];
+#pragma unroll
+                for (int j = 0; j < QUERIES_PER_GROUP; j++) {
+                    float4 a = *(const float4*)&query_tile[group * QUERIES_PER_GROUP + j][i * 4];
+                    score[j] = fmaf(a.x, k.x, fmaf(a.y, k.y, fmaf(a.z, k.z, fmaf(a.w, k.w, score[j]))));
+                }
+            }
+        }
+        for (int i = thread; i < KEYS * HEAD_SLICE; i += THREADS) {
+            int row = i / HEAD_SLICE, channel = i % HEAD_SLICE;
+            if (slice + channel >= heads.head_stride) continue;
+            size_t key = (size_t)min(tile + row, num_keys - 1), at = cache + key * (size_t)heads.head_stride;
+            value_tile[row][channel] = values[at + (size_t)(slice + channel)];
+        }
+        __syncthreads();
+        float weight[QUERIES_PER_GROUP];
+#pragma unroll
+        for (int j = 0; j < QUERIES_PER_GROUP; j++) {
+            bool is_seen = tile + lane <= position + group * QUERIES_PER_GROUP + j && tile + lane < num_keys;
+            weight[j] = softmax_scores(&softmax[j], is_seen ? score[j] * score_scale : -INFINITY);
+        }
+        for (int k = 0; k < KEYS; k++) {
+            float key_weight[QUERIES_PER_GROUP];
+#pragma unroll
+            for (int j = 0; j < QUERIES_PER_GROUP; j++) key_weight[j] = __shfl(weight[j], k, GROUP);
+#pragma unroll
+            for (int i = 0; i < SUMS; i++) {
+                if (slice + i * GROUP + lane >= heads.head_stride) break;
+                float value = value_tile[k][i * GROUP + lane];
+#pragma unroll
+                for (int j = 0; j < QUERIES_PER_GROUP; j++) {
+                    softmax[j].sum[i] = fmaf(key_weight[j], value, softmax[j].sum[i]);
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < QUERIES_PER_GROUP; j++) {
+        int query = first_query + group * QUERIES_PER_GROUP + j;
+        if (query >= heads.T) continue;
+        float* out_row = out + (size_t)(b * heads.T + query) * (size_t)stride + (size_t)(head * heads.hs);
+#pragma unroll
+        for (int i = 0; i < SUMS; i++) {
+            int channel = slice + i * GROUP + lane;
+            if (channel < heads.hs) out_row[channel] = softmax[j].sum[i] / softmax[j].total;
+        }
+    }
+}
+
+// Copies the first `length` positions of one slot to another. One block per head, grid.y the layers, keys then values.
+extern "C" __global__ void __launch_bounds__(THREADS) copy_slot(float* keys, float* values, size_t layer_floats,
+                                                                Heads heads, int to, int from, int length) {
+    float* cache = (blockIdx.z == 0 ? keys : values) + blockIdx.y * layer_floats;
+    float4* target = (float4*)(cache + cache_offset(heads, to, (int)blockIdx.x));
+    const float4* source = (const float4*)(cache + cache_offset(heads, from, (int)blockIdx.x));
+    size_t quads = (size_t)length * (size_t)(heads.head_stride / 4);
+    for (size_t i = threadIdx.x; i < quads; i += THREADS) target[i] = source[i];
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Picking the next token on the card
+
+// How one sequence picks: sampler.h's options, and the number that was drawn for this token.
+struct Pick {
+    SamplerOptions options;
+    int forbidden; // a token, or -1
+    int num_recent;
+    double uniform;            // of [0, 1)
+    int recent[REPEAT_WINDOW]; // the tokens that repeat_penalty is for, each once
+};
+
+// Probabilities are counted in integers, so that sums do not depend on who comes first: 2^38 for the likeliest token.
+// 2^24 tokens of that mass, the largest vocabulary there is, still fit into 64 bits.
+typedef unsigned long long Mass;
+
+__device__ static __forceinline__ Mass mass_of(float logit, float largest, float temperature) {
+    return (Mass)(expf((fminf(logit, FLT_MAX) - largest) / temperature) * 0x1p38f);
+}
+
+// A 64-bit number that orders tokens: by logit, and the lower id first among equals. 0 for what can never be chosen,
+// a NaN or -infinity.
+__device__ static __forceinline__ unsigned long long rank_of(float logit, int id) {
+    if (!(logit > -INFINITY)) return 0;
+    unsigned bits = bits_of_float(logit + 0.0f); // -0 counts as 0
+    bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return (unsigned long long)bits << 32 | (0xffffffffu - (unsigned)id);
+}
+
+// What all threads of a block share while one sequence picks.
+struct PickState {
+    unsigned long long bins[THREADS];
+    unsigned long long rank; // found so far by likeliest_until, bit by bit from the top
+    Mass above;              // mass of the ranks above all those that begin like it
+};
+
+// The largest rank such that the tokens of that rank and above, among those of at least `floor`, reach `target` (at
+// least 1, at most what there is). The mass of a token is 1 when it is only counted. A radix search: the masses are
+// summed by the rank's next 8 bits, and the search goes on in the bin where the target is reached.
+__device__ static unsigned long long likeliest_until(PickState* state, const float* logits, int V,
+                                                     unsigned long long floor, Mass target, bool is_counted,
+                                                     float largest) {
+    __syncthreads();
+    if (threadIdx.x == 0) state->rank = 0, state->above = 0;
+    for (int shift = 56; shift >= 0; shift -= 8) {
+        state->bins[threadIdx.x] = 0;
+        __syncthreads();
+        unsigned long long known = shift == 56 ? 0 : ~0ull << (shift + 8), rank = state->rank;
+        for (int id = (int)threadIdx.x; id < V; id += THREADS) {
+            unsigned long long r = rank_of(logits[id], id);
+            if (r == 0 || r < floor || (r & known) != rank) continue;
+            atomicAdd(&state->bins[r >> shift & 255], is_counted ? (Mass)1 : mass_of(logits[id], largest, 1));
+        }
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            int bin = THREADS - 1;
+            while (bin > 0 && state->above + state->bins[bin] < target) state->above += state->bins[bin--];
+            state->rank |= (unsigned long long)bin << shift;
+        }
+        __syncthreads();
+    }
+    return state->rank;
+}
+
+// The sum over the block of what each thread brings, in every thread.
+__device__ static Mass block_mass(PickState* state, Mass mass) {
+    __syncthreads();
+    state->bins[threadIdx.x] = mass;
+    __syncthreads();
+    Mass sum = 0;
+    for (int i = 0; i < THREADS; i++) sum += state->bins[i];
+    return sum;
+}
+
+// The rank of the likeliest token, 0 when none is possible.
+__device__ static unsigned long long likeliest(PickState* state, const float* logits, int V) {
+    unsigned long long best = 0;
+    for (int id = (int)threadIdx.x; id < V; id += THREADS) {
+        unsigned long long rank = rank_of(logits[id], id);
+        best = rank > best ? rank : best;
+    }
+    __syncthreads();
+    state->bins[threadIdx.x] = best;
+    __syncthreads();
+    for (int i = 0; i < THREADS; i++) best = state->bins[i] > best ? state->bins[i] : best;
+    return best;
+}
+
+// The token in whose share of the mass, in the order of ids, the drawn number falls: the threads sum one stretch of ids
+// each, and the thread whose stretch holds the point walks through it.
+__device__ static void draw(PickState* state, int* next, const float* logits, int V, unsigned long long floor,
+                            float least, float largest, const Pick* pick) {
+    int stretch = (V + THREADS - 1) / THREADS, begin = min((int)threadIdx.x * stretch, V), end = min(begin + stretch, V);
+    Mass mine = 0, before = 0;
+    for (int id = begin; id < end; id++) {
+        if (rank_of(logits[id], id) < floor || !(logits[id] >= least)) continue;
+        mine += mass_of(logits[id], largest, pick->options.temperature);
+    }
+    Mass whole = block_mass(state, mine);
+    Mass point = (Mass)(pick->uniform * (double)whole);
+    for (int i = 0; i < (int)threadIdx.x; i++) before += state->bins[i];
+    if (point < before || point >= before + mine) return; // exactly one thread goes on
+    for (int id = begin; id < end; id++) {
+        if (rank_of(logits[id], id) < floor || !(logits[id] >= least)) continue;
+        before += mass_of(logits[id], largest, pick->options.temperature);
+        if (point < before) {
+            *next = id;
+            return;
+        }
+    }
+}
+
+// The token that logits (V) lead to: argmax without randomness, else top-k, top-p, min-p, temperature and draw, in the
+// order and meaning of sampler.h. *next is written by one thread.
+__device__ static void pick_from(PickState* state, int* next, const float* logits, int V, const Pick* pick) {
+    unsigned long long best = likeliest(state, logits, V), floor = 1;
+    int best_id = (int)(0xffffffffu - (unsigned)best);
+    if (best == 0 || !(pick->options.temperature > 0)) {
+        if (threadIdx.x == 0) *next = best == 0 || !isfinite(logits[best_id]) ? -1 : best_id;
+        return;
+    }
+    float largest = fminf(logits[best_id], FLT_MAX);
+    if (pick->options.top_k > 0 && pick->options.top_k < V) {
+        Mass possible = 0;
+        for (int id = (int)threadIdx.x; id < V; id += THREADS) possible += rank_of(logits[id], id) != 0;
+        possible = block_mass(state, possible);
+        if ((Mass)pick->options.top_k < possible) {
+            floor = likeliest_until(state, logits, V, floor, (Mass)pick->options.top_k, true, largest);
+        }
+    }
+    if (pick->options.top_p < 1) {
+        Mass mass = 0;
+        for (int id = (int)threadIdx.x; id < V; id += THREADS) {
+            if (rank_of(logits[id], id) >= floor) mass += mass_of(logits[id], largest, 1);
+        }
+        mass = block_mass(state, mass);
+        Mass target = (Mass)((double)pick->options.top_p * (double)mass);
+        target = target < 1 ? 1 : target > mass ? mass : target;
+        floor = likeliest_until(state, logits, V, floor, target, false, largest);
+    }
+    float least = pick->options.min_p > 0 ? largest + logf(pick->options.min_p) : -INFINITY;
+    draw(state, next, logits, V, floor, least, largest, pick);
+}
+
+// next (B): the token that each sequence picks from logits (B, V), one block each; -1 when no logit is finite. The
+// repetition penalty and the forbidden token change logits for the time of the choice only.
+extern "C" __global__ void __launch_bounds__(THREADS) pick_token(int* next, float* all_logits, const Pick* picks,
+                                                                 int V) {
+    __shared__ PickState state;
+    const Pick* pick = picks + blockIdx.x;
+    float* logits = all_logits + (size_t)blockIdx.x * (size_t)V;
+    int thread = (int)threadIdx.x;
+    int token = thread < pick->num_recent ? pick->recent[thread] : -1; // whose logit this thread changes
+    float before = token >= 0 ? logits[token] : 0, forbidden_before = 0;
+    if (token >= 0) logits[token] = before > 0 ? before / pick->options.repeat_penalty : before * pick->options.repeat_penalty;
+    __syncthreads();
+    if (thread == 0 && pick->forbidden >= 0) {
+        forbidden_before = logits[pick->forbidden];
+        logits[pick->forbidden] = -INFINITY;
+    }
+    __syncthreads();
+    pick_from(&state, next + blockIdx.x, logits, V, pick);
+    __syncthreads();
+    if (thread == 0 && pick->forbidden >= 0) logits[pick->forbidden] = forbidden_before;
+    __syncthreads();
+    if (token >= 0) logits[token] = before;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Host: errors
+
+// What went wrong in a call of HIP, and what helps. Returns false.
+static bool hip_fail(Error* error, hipError_t status, const char* doing) {
+    switch (status) {
+    case hipErrorNoDevice:
+        return fail(error, "GPU: none found (%s); is the driver loaded, and may this user open /dev/kfd (group render)? "
+                           "--device cpu runs without one", hipGetErrorString(status));
+    case hipErrorInsufficientDriver:
+    case hipErrorNotInitialized:
+        return fail(error, "GPU: the driver does not answer or is too old (%s); update it, or use --device cpu",
+                    hipGetErrorString(status));
+    case hipErrorNoBinaryForGpu:
+    case hipErrorInvalidDeviceFunction:
+        return fail(error, "GPU: this program holds no code for the card (%s); build it with make GPU_TARGETS=<arch>, "
+                           "--list-devices names the arch", hipGetErrorString(status));
+    case hipErrorOutOfMemory:
+        return fail(error, "GPU: no memory left while %s; use --dtype q8, a smaller --ctx or -b, or --device cpu", doing);
+    default:
+        return fail(error, "GPU: error %d while %s (%s); the kernel log may say more, --device cpu runs without the card",
+                    (int)status, doing, hipGetErrorString(status));
+    }
+}
+
+static bool hip_ok(hipError_t status, const char* doing, Error* error) {
+    return status == hipSuccess || hip_fail(error, status, doing);
+}
+
+// After a launch: was it accepted?
+static bool launched(const char* kernel, Error* error) { return hip_ok(hipGetLastError(), kernel, error); }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Host: the device and its memory
+
+struct Device {
+    const GPT2Model* model;
+    DeviceOptions options;
+    char description[320];
+    hipStream_t stream;
+    hipGraphExec_t graph; // a decode step of graph_B sequences with its pick, or NULL
+    int graph_B;
+    bool has_no_graphs;   // the runtime refused to capture one
+    bool is_out_of_memory; // the last allocation found no room
+    void* allocations[MAX_ALLOCATIONS];
+    void* host_allocations[MAX_ALLOCATIONS];
+    int num_allocations, num_host_allocations;
+
+    Heads heads;       // but for T
+    int stride;        // floats in a row of (rows, C)
+    int hidden_stride; // of (rows, 4C)
+    int max_rows;      // rows of one chunk
+    int head_rows;     // rows that get their logits together
+
+    // on the card
+    Matrix matrices[NUM_PARAMETERS]; // all layers of the EMBEDDING and LINEAR parameters
+    float* vectors[NUM_PARAMETERS];  // all layers of the VECTOR parameters, unpadded
+    float* x;                        // (max_rows, stride) the residual stream
+    float* normed;                   // (max_rows, stride)
+    float* q;                        // (max_rows, NH, head_stride)
+    float* att;                      // (max_rows, stride)
+    float* hidden;                   // (max_rows, hidden_stride)
+    float* keys;                     // (L, max_batch, NH, maxT, head_stride)
+    float* values;                   // the same
+    float* logits;                   // (head_rows, V); NULL with cpu_logits
+    int* step;                       // [position, slots (max_batch), tokens (max_rows)]
+    Pick* picks;                     // (max_batch)
+    int* next;                       // (max_batch)
+
+    // in pinned host memory, to and from which copies run without a stop
+    int* host_step;
+    Pick* host_picks;
+    int* host_next;
+    float* host_hidden;       // cpu_logits: (head_rows, stride)
+    char* host_rows;          // cpu_logits: (max_rows) rows of wte in the card's format
+    uint16_t* host_scales;    // and their scales
+    float* host_logits;       // cpu_logits: (max_batch, V), of the last choice; not pinned
+};
+
+static int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Bytes of one row of a matrix with `cols` columns on the card, and its scales.
+static size_t card_stride(size_t cols) { return (cols + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN; }
+static size_t card_row_bytes(const Device* d, size_t cols) { return card_stride(cols) * dtype_size(d->options.dtype); }
+static size_t card_row_scales(const Device* d, size_t cols) {
+    return d->options.dtype == DTYPE_Q8 ? card_stride(cols) / Q8_BLOCK : 0;
+}
+
+// Memory on the card, cleared: the padding of rows and heads stays 0 for good. Freed by close.
+static bool card_allocate(Device* d, void** memory, size_t bytes, const char* what, Error* error) {
+    hipError_t status = hipMalloc(memory, bytes);
+    d->is_out_of_memory = status == hipErrorOutOfMemory;
+    if (d->is_out_of_memory) {
+        size_t free_bytes = 0, total = 0;
+        (void)hipGetLastError(); // or the next launch would be blamed for it
+        if (!hip_ok(hipMemGetInfo(&free_bytes, &total), "asking for free memory", error)) return false;
+        return fail(error, "GPU %d: no memory for %s (%.1f MB, %.1f of %.1f MB are free); use --dtype q8, a smaller --ctx "
+                           "or -b, --cpu-logits, or --device cpu", d->options.gpu, what, 1e-6 * (double)bytes,
+                    1e-6 * (double)free_bytes, 1e-6 * (double)total);
+    }
+    if (!hip_ok(status, what, error)) return false;
+    d->allocations[d->num_allocations++] = *memory;
+    return hip_ok(hipMemset(*memory, 0, bytes), "clearing memory", error);
+}
+
+template <class T> static bool card_array(Device* d, T** array, size_t count, const char* what, Error* error) {
+    return card_allocate(d, (void**)array, count * sizeof(T), what, error);
+}
+
+template <class T> static bool host_array(Device* d, T** array, size_t count, const char* what, Error* error) {
+    void* memory = NULL;
+    if (!hip_ok(hipHostMalloc(&memory, count * sizeof(T), hipHostMallocDefault), what, error)) return false;
+    d->host_allocations[d->num_host_allocations++] = memory;
+    *array = (T*)memory;
+    return true;
+}
+
+// Row `row` of all layers' rows of a matrix, rounded to the card's format and padded with zeros. `wide` holds a row.
+static void card_row(const Device* d, char* out, uint16_t* scales, const Tensor* matrix, size_t row, size_t cols,
+                     float* wide) {
+    memset(out, 0, card_row_bytes(d, cols));
+    if (matrix->dtype == d->options.dtype) {
+        size_t bytes = dtype_row_stride(matrix->dtype, cols) * dtype_size(matrix->dtype);
+        memcpy(out, (const char*)matrix->data + row * bytes, bytes);
+        size_t n = card_row_scales(d, cols);
+        if (n > 0) memcpy(scales, matrix->scales + row * n, n * sizeof *scales);
+    } else {
+        gpt2_matrix_row(wide, matrix, row, cols);
+        row_from_f32(out, scales, wide, d->options.dtype, cols);
+    }
+}
+
+// Uploads all layers of one matrix in pieces that are converted on the way; what already lies as the card wants it
+// goes up straight from where it is.
+static bool upload_matrix(Device* d, ParameterId id, Error* error) {
+    ParameterShape shape = gpt2_parameter_shape(id, &d->model->config);
+    const Tensor* matrix = &d->model->tensors[id];
+    size_t rows = shape.layers * shape.rows, row_bytes = card_row_bytes(d, shape.cols);
+    size_t row_scales = card_row_scales(d, shape.cols), scales_bytes = rows * row_scales * sizeof(uint16_t);
+    char* data;
+    uint16_t* scales = NULL;
+    if (!card_array(d, &data, rows * row_bytes, shape.name, error)) return false;
+    if (row_scales > 0 && !card_array(d, &scales, rows * row_scales, shape.name, error)) return false;
+    d->matrices[id].data = data, d->matrices[id].scales = scales;
+    if (matrix->dtype == d->options.dtype && dtype_row_stride(matrix->dtype, shape.cols) == card_stride(shape.cols)) {
+        return hip_ok(hipMemcpy(data, matrix->data, rows * row_bytes, hipMemcpyHostToDevice), shape.name, error) &&
+               (row_scales == 0 ||
+                hip_ok(hipMemcpy(scales, matrix->scales, scales_bytes, hipMemcpyHostToDevice), shape.name, error));
+    }
+    size_t piece = max((size_t)1, min(rows, ((size_t)4 << 20) / row_bytes));
+    size_t piece_bytes = piece * row_bytes; // a multiple of 4, so the floats behind it are aligned
+    size_t wide_bytes = card_stride(shape.cols) * sizeof(float);
+    char* staging = (char*)allocate(piece_bytes + wide_bytes + piece * row_scales * sizeof(uint16_t), 1, "upload", error);
+    if (staging == NULL) return false;
+    float* wide = (float*)(void*)(staging + piece_bytes);
+    uint16_t* staged_scales = (uint16_t*)(void*)(staging + piece_bytes + wide_bytes);
+    bool ok = true;
+    for (size_t first = 0; ok && first < rows; first += piece) {
+        size_t n = min(piece, rows - first);
+        for (size_t r = 0; r < n; r++) {
+            card_row(d, staging + r * row_bytes, staged_scales + r * row_scales, matrix, first + r, shape.cols, wide);
+        }
+        ok = hip_ok(hipMemcpy(data + first * row_bytes, staging, n * row_bytes, hipMemcpyHostToDevice), shape.name, error);
+        if (ok && row_scales > 0) {
+            ok = hip_ok(hipMemcpy(scales + first * row_scales, staged_scales, n * row_scales * sizeof *scales,
+                                  hipMemcpyHostToDevice), shape.name, error);
+        }
+    }
+    free(staging);
+    return ok;
+}
+
+static bool upload_vector(Device* d, ParameterId id, Error* error) {
+    ParameterShape shape = gpt2_parameter_shape(id, &d->model->config);
+    size_t n = shape.layers * shape.rows * shape.cols;
+    return card_array(d, &d->vectors[id], n, shape.name, error) &&
+           hip_ok(hipMemcpy(d->vectors[id], d->model->tensors[id].data, n * sizeof(float), hipMemcpyHostToDevice),
+                  shape.name, error);
+}
+
+// All weights but wte, which may turn out not to fit.
+static bool upload_weights(Device* d, Error* error) {
+    for (int id = 0; id < NUM_PARAMETERS; id++) {
+        ParameterId parameter = (ParameterId)id;
+        if (parameter == WTE) continue;
+        bool is_vector = gpt2_parameter_shape(parameter, &d->model->config).kind == VECTOR;
+        if (!(is_vector ? upload_vector(d, parameter, error) : upload_matrix(d, parameter, error))) return false;
+    }
+    return true;
+}
+
+// Everything that a token needs, for good.
+static bool plan_memory(Device* d, Error* error) {
+    size_t rows = (size_t)d->max_rows, batch = (size_t)d->options.max_batch, L = (size_t)d->model->config.num_layers;
+    size_t step = 1 + batch + rows, head_floats = (size_t)d->heads.NH * (size_t)d->heads.head_stride;
+    size_t cache = L * batch * head_floats * (size_t)d->heads.maxT, stride = (size_t)d->stride;
+    return card_array(d, &d->x, rows * stride, "activations", error) &&
+           card_array(d, &d->normed, rows * stride, "activations", error) &&
+           card_array(d, &d->q, rows * head_floats, "activations", error) &&
+           card_array(d, &d->att, rows * stride, "activations", error) &&
+           card_array(d, &d->hidden, rows * (size_t)d->hidden_stride, "activations", error) &&
+           card_array(d, &d->keys, cache, "the KV cache", error) &&
+           card_array(d, &d->values, cache, "the KV cache", error) &&
+           card_array(d, &d->step, step, "tokens", error) && card_array(d, &d->picks, batch, "tokens", error) &&
+           card_array(d, &d->next, batch, "tokens", error) &&
+           host_array(d, &d->host_step, step, "tokens in pinned memory", error) &&
+           host_array(d, &d->host_picks, batch, "tokens in pinned memory", error) &&
+           host_array(d, &d->host_next, batch, "tokens in pinned memory", error);
+}
+
+// The head on the card: wte and the logits.
+static bool plan_card_head(Device* d, Error* error) {
+    size_t logits = (size_t)d->head_rows * (size_t)d->model->config.vocab_size;
+    return upload_matrix(d, WTE, error) && card_array(d, &d->logits, logits, "logits", error);
+}
+
+// The head on the CPU: rows of wte go up with the tokens, hidden states come back.
+static bool plan_cpu_head(Device* d, Error* error) {
+    size_t rows = (size_t)d->max_rows, C = (size_t)d->model->config.channels;
+    size_t row_bytes = card_row_bytes(d, C), row_scales = card_row_scales(d, C);
+    char* data;
+    uint16_t* scales = NULL;
+    if (!card_array(d, &data, rows * row_bytes, "embeddings", error)) return false;
+    if (row_scales > 0 && !card_array(d, &scales, rows * row_scales, "embeddings", error)) return false;
+    d->matrices[WTE].data = data, d->matrices[WTE].scales = scales;
+    d->host_logits = (float*)allocate((size_t)d->options.max_batch, (size_t)d->model->config.vocab_size * sizeof(float), "logits", error);
+    return d->host_logits != NULL && host_array(d, &d->host_rows, rows * row_bytes, "embeddings in pinned memory", error) &&
+           host_array(d, &d->host_scales, max((size_t)1, rows * row_scales), "embeddings in pinned memory", error) &&
+           host_array(d, &d->host_hidden, (size_t)d->head_rows * (size_t)d->stride, "hidden states in pinned memory", error);
+}
+
+// Frees what was allocated on the card since there were `count` allocations.
+static void card_free_from(Device* d, int count) {
+    while (d->num_allocations > count) (void)hipFree(d->allocations[--d->num_allocations]);
+}
+
+// Runs the smallest kernel there is, so that a card that cannot run ours is found out before anything else happens.
+static bool probe_card(Device* d, int* wave_size, Error* error) {
+    hipLaunchKernelGGL(probe, dim3(1), dim3(THREADS), 0, d->stream, d->next);
+    return launched("starting the first kernel", error) &&
+           hip_ok(hipMemcpyAsync(d->host_next, d->next, sizeof(int), hipMemcpyDeviceToHost, d->stream), "probing", error) &&
+           hip_ok(hipStreamSynchronize(d->stream), "running the first kernel", error) &&
+           ((*wave_size = *d->host_next) == 32 || *wave_size == 64 ||
+            fail(error, "GPU %d: kernels do not run, the first one gave %d; was the program built for this card?",
+                 d->options.gpu, *wave_size));
+}
+
+static void hip_close(Device* d) {
+    if (d == NULL) return;
+    if (d->graph != NULL) (void)hipGraphExecDestroy(d->graph);
+    card_free_from(d, 0);
+    while (d->num_host_allocations > 0) (void)hipHostFree(d->host_allocations[--d->num_host_allocations]);
+    if (d->stream != NULL) (void)hipStreamDestroy(d->stream);
+    free(d->host_logits);
+    free(d);
+}
+
+extern "C" int gpt2_hip_count(Error* error) {
+    int count = 0;
+    hipError_t status = hipGetDeviceCount(&count);
+    (void)hipGetLastError();
+    if (status == hipSuccess && count == 0) status = hipErrorNoDevice;
+    return hip_ok(status, "looking for GPUs", error) ? count : 0;
+}
+
+extern "C" bool gpt2_hip_info(GpuInfo* info, int gpu, Error* error) {
+    hipDeviceProp_t properties;
+    int clock_khz = 0, bus_bits = 0;
+    if (!hip_ok(hipGetDeviceProperties(&properties, gpu), "asking what the GPU is", error)) return false;
+    // a driver that does not know the memory's clock or width is no reason to fail
+    if (hipDeviceGetAttribute(&clock_khz, hipDeviceAttributeMemoryClockRate, gpu) != hipSuccess) clock_khz = 0;
+    if (hipDeviceGetAttribute(&bus_bits, hipDeviceAttributeMemoryBusWidth, gpu) != hipSuccess) bus_bits = 0;
+    (void)hipGetLastError();
+    memset(info, 0, sizeof *info);
+    snprintf(info->name, sizeof info->name, "%.*s", (int)sizeof info->name - 1, properties.name);
+    snprintf(info->arch, sizeof info->arch, "%.*s", (int)sizeof info->arch - 1, properties.gcnArchName);
+    info->memory = properties.totalGlobalMem;
+    info->wave_size = properties.warpSize;
+    info->compute_units = properties.multiProcessorCount;
+    info->bandwidth = 2e3 * clock_khz * bus_bits / 8; // two transfers per clock
+    return true;
+}
+
+static void describe_device(Device* d, const GpuInfo* info, int wave_size, const char* head_note) {
+    snprintf(d->description, sizeof d->description, "GPU %d, %s, %s, wave%d, %d compute units, %.1f GB, %s%s", d->options.gpu,
+             info->name, info->arch, wave_size, info->compute_units, 1e-9 * (double)info->memory,
+             dtype_names[d->options.dtype], head_note);
+}
+
+// The head on the card if it fits and the user has nothing against it, else on the CPU. Returns in `note` what the
+// report should say about it.
+static bool plan_head(Device* d, const char** note, Error* error) {
+    *note = "";
+    int before = d->num_allocations;
+    if (!d->options.cpu_logits) {
+        if (plan_card_head(d, error)) return true;
+        if (!d->is_out_of_memory) return false;
+        card_free_from(d, before);
+        d->logits = NULL;
+        d->options.cpu_logits = true;
+        *note = ", logits on the CPU since the head does not fit";
+    } else {
+        *note = ", logits on the CPU";
+    }
+    return plan_cpu_head(d, error);
+}
+
+static bool hip_open_device(Device* d, Error* error) {
+    int count = gpt2_hip_count(error), wave_size;
+    if (count == 0) return false;
+    if (d->options.gpu < 0 || d->options.gpu >= count) {
+        return fail(error, "--device gpu:%d: there %s; --list-devices shows what there is", d->options.gpu,
+                    count == 1 ? "is one GPU, number 0" : "are fewer GPUs");
+    }
+    GpuInfo info;
+    const char* head_note;
+    if (!hip_ok(hipSetDevice(d->options.gpu), "selecting the GPU", error) ||
+        !gpt2_hip_info(&info, d->options.gpu, error) || !hip_ok(hipStreamCreate(&d->stream), "creating a stream", error) ||
+        !plan_memory(d, error) || !probe_card(d, &wave_size, error) || !upload_weights(d, error) ||
+        !plan_head(d, &head_note, error)) {
+        return false;
+    }
+    describe_device(d, &info, wave_size, head_note);
+    return hip_ok(hipStreamSynchronize(d->stream), "uploading the weights", error);
+}
+
+static Device* hip_open(const GPT2Model* model, const DeviceOptions* options, Error* error) {
+    const GPT2Config* config = &model->config;
+    Device* d = (Device*)allocate(1, sizeof *d, "GPU device", error);
+    if (d == NULL) return NULL;
+    memset((void*)d, 0, sizeof *d);
+    d->model = model;
+    d->options = *options;
+    d->heads.C = config->channels, d->heads.NH = config->num_heads, d->heads.hs = config->channels / config->num_heads;
+    d->heads.head_stride = round_up(d->heads.hs, 4);
+    d->heads.maxT = options->max_seq_len;
+    d->stride = round_up(config->channels, ROW_ALIGN);
+    d->hidden_stride = round_up(4 * config->channels, ROW_ALIGN);
+    size_t most_rows = (size_t)options->max_batch * (size_t)options->max_seq_len;
+    d->max_rows = max(options->max_batch, (int)min((size_t)PREFILL_ROWS, most_rows));
+    d->head_rows = min(d->max_rows, max(options->max_batch, (int)DECODE_ROWS));
+    if (!hip_open_device(d, error)) {
+        hip_close(d);
+        return NULL;
+    }
+    return d;
+}
+
+static const char* hip_describe(const Device* d) { return d->description; }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Host: one pass through the model
+
+// One layer of a matrix on the card.
+static Matrix layer_matrix(const Device* d, ParameterId id, int layer) {
+    ParameterShape shape = gpt2_parameter_shape(id, &d->model->config);
+    Matrix matrix = d->matrices[id];
+    size_t row = (size_t)layer * shape.rows;
+    matrix.data = (const char*)matrix.data + row * card_row_bytes(d, shape.cols);
+    if (matrix.scales != NULL) matrix.scales += row * card_row_scales(d, shape.cols);
+    return matrix;
+}
+
+static const float* layer_vector(const Device* d, ParameterId id, int layer) {
+    return d->vectors[id] + (size_t)layer * gpt2_parameter_shape(id, &d->model->config).cols;
+}
+
+template <int DTYPE>
+static void launch_matmul(const Device* d, const Output& output, const float* in, Matrix weight, const float* bias,
+                          int rows, int stride, int OC, bool is_decode) {
+    dim3 threads(THREADS), columns((unsigned)((OC + GROUPS - 1) / GROUPS));
+    dim3 passes(columns.x, (unsigned)((rows + DECODE_ROWS - 1) / DECODE_ROWS));
+    dim3 tiles((unsigned)((rows + TILE - 1) / TILE), (unsigned)((OC + TILE - 1) / TILE));
+    if (!is_decode) {
+        hipLaunchKernelGGL((prefill_matmul<DTYPE>), tiles, threads, 0, d->stream, output, in, weight, bias, rows, stride, OC);
+    } else if (rows == 1) {
+        hipLaunchKernelGGL((decode_matmul<DTYPE, 1>), columns, threads, 0, d->stream, output, in, weight, bias, rows, stride, OC);
+    } else if (rows == 2) {
+        hipLaunchKernelGGL((decode_matmul<DTYPE, 2>), columns, threads, 0, d->stream, output, in, weight, bias, rows, stride, OC);
+    } else if (rows <= 4) {
+        hipLaunchKernelGGL((decode_matmul<DTYPE, 4>), columns, threads, 0, d->stream, output, in, weight, bias, rows, stride, OC);
+    } else {
+        hipLaunchKernelGGL((decode_matmul<DTYPE, DECODE_ROWS>), passes, threads, 0, d->stream, output, in, weight, bias, rows, stride, OC);
+    }
+}
+
+// output (rows, OC) = in (rows, cols, padded) · one layer of the matrix (OC, cols)ᵀ + bias.
+static bool matmul(const Device* d, const Output& output, const float* in, ParameterId id, const float* bias, int layer,
+                   int rows, int OC, bool is_decode, Error* error) {
+    Matrix weight = layer_matrix(d, id, layer);
+    int stride = id == FCPROJW ? d->hidden_stride : d->stride;
+    switch (d->options.dtype) {
+    case DTYPE_F32: launch_matmul<DTYPE_F32>(d, output, in, weight, bias, rows, stride, OC, is_decode); break;
+    case DTYPE_BF16: launch_matmul<DTYPE_BF16>(d, output, in, weight, bias, rows, stride, OC, is_decode); break;
+    case DTYPE_F16: launch_matmul<DTYPE_F16>(d, output, in, weight, bias, rows, stride, OC, is_decode); break;
+    default: launch_matmul<DTYPE_Q8>(d, output, in, weight, bias, rows, stride, OC, is_decode); break;
+    }
+    return launched("starting a matrix product", error);
+}
+
+static bool embed_tokens(const Device* d, int rows, int T, Error* error) {
+    Matrix wte = d->matrices[WTE], wpe = d->matrices[WPE];
+    const int* tokens = d->step + 1 + d->options.max_batch;
+    dim3 blocks((unsigned)rows), threads(THREADS);
+    switch (d->options.dtype) {
+    case DTYPE_F32: hipLaunchKernelGGL((embed<DTYPE_F32>), blocks, threads, 0, d->stream, d->x, wte, wpe, d->step, tokens, T, d->stride); break;
+    case DTYPE_BF16: hipLaunchKernelGGL((embed<DTYPE_BF16>), blocks, threads, 0, d->stream, d->x, wte, wpe, d->step, tokens, T, d->stride); break;
+    case DTYPE_F16: hipLaunchKernelGGL((embed<DTYPE_F16>), blocks, threads, 0, d->stream, d->x, wte, wpe, d->step, tokens, T, d->stride); break;
+    default: hipLaunchKernelGGL((embed<DTYPE_Q8>), blocks, threads, 0, d->stream, d->x, wte, wpe, d->step, tokens, T, d->stride); break;
+    }
+    return launched("starting the embedding", error);
+}
+
+// normed (rows, C) from `count` rows out of every `pitch` of x, starting at `first`.
+static bool normalise(const Device* d, ParameterId weight, ParameterId bias, int layer, int rows, int count, int pitch,
+                      int first, Error* error) {
+    hipLaunchKernelGGL(layernorm, dim3((unsigned)rows), dim3(THREADS), 0, d->stream, d->normed, d->x,
+                       layer_vector(d, weight, layer), layer_vector(d, bias, layer), d->heads.C, d->stride, count, pitch,
+                       first);
+    return launched("starting a LayerNorm", error);
+}
+
+// att (rows, C) from q and this layer's cache.
+static bool attend(const Device* d, Heads heads, const float* keys, const float* values, int B, bool is_decode,
+                   Error* error) {
+    unsigned slices = (unsigned)((heads.hs + HEAD_SLICE - 1) / HEAD_SLICE), NH = (unsigned)heads.NH;
+    float score_scale = 1.0f / sqrtf((float)heads.hs);
+    if (is_decode) {
+        hipLaunchKernelGGL(decode_attention, dim3((unsigned)(B * heads.T), NH, slices), dim3(THREADS), 0, d->stream,
+                           d->att, d->q, keys, values, d->step, heads, d->stride, score_scale);
+    } else {
+        unsigned blocks = (unsigned)(B * ((heads.T + QUERIES - 1) / QUERIES));
+        hipLaunchKernelGGL(prefill_attention, dim3(blocks, NH, slices), dim3(THREADS), 0, d->stream, d->att, d->q, keys,
+                           values, d->step, heads, d->stride, score_scale);
+    }
+    return launched("starting attention", error);
+}
+
+// Floats of one layer of the key or value cache.
+static size_t cache_layer(const Device* d) {
+    return (size_t)d->options.max_batch * (size_t)d->heads.NH * (size_t)d->heads.maxT * (size_t)d->heads.head_stride;
+}
+
+static Output plain_output(OutputKind kind, float* out, int stride) {
+    Output output;
+    memset(&output, 0, sizeof output);
+    output.kind = kind, output.out = out, output.stride = stride;
+    return output;
+}
+
+// One transformer block: x += attproj(attention(ln1(x))), x += fcproj(GELU(fc(ln2(x)))).
+static bool enqueue_layer(const Device* d, int layer, int B, int T, bool is_decode, Error* error) {
+    int C = d->heads.C, rows = B * T;
+    Output qkv = plain_output(OUTPUT_QKV, d->q, 0), hidden = plain_output(OUTPUT_GELU, d->hidden, d->hidden_stride);
+    Output residual = plain_output(OUTPUT_ADD, d->x, d->stride);
+    qkv.keys = d->keys + (size_t)layer * cache_layer(d), qkv.values = d->values + (size_t)layer * cache_layer(d);
+    qkv.step = d->step, qkv.heads = d->heads, qkv.heads.T = T;
+    return normalise(d, LN1W, LN1B, layer, rows, rows, rows, 0, error) &&
+           matmul(d, qkv, d->normed, QKVW, layer_vector(d, QKVB, layer), layer, rows, 3 * C, is_decode, error) &&
+           attend(d, qkv.heads, qkv.keys, qkv.values, B, is_decode, error) &&
+           matmul(d, residual, d->att, ATTPROJW, layer_vector(d, ATTPROJB, layer), layer, rows, C, is_decode, error) &&
+           normalise(d, LN2W, LN2B, layer, rows, rows, rows, 0, error) &&
+           matmul(d, hidden, d->normed, FCW, layer_vector(d, FCB, layer), layer, rows, 4 * C, is_decode, error) &&
+           matmul(d, residual, d->hidden, FCPROJW, layer_vector(d, FCPROJB, layer), layer, rows, C, is_decode, error);
+}
+
+// From the tokens in host_step to x (B * T, C) after the last layer.
+static bool enqueue_chunk(const Device* d, int B, int T, bool is_decode, Error* error) {
+    size_t rows = (size_t)B * (size_t)T, step = 1 + (size_t)d->options.max_batch + rows, C = (size_t)d->heads.C;
+    if (!hip_ok(hipMemcpyAsync(d->step, d->host_step, step * sizeof(int), hipMemcpyHostToDevice, d->stream),
+                "uploading tokens", error)) return false;
+    if (d->options.cpu_logits) {
+        size_t scales = card_row_scales(d, C) * rows * sizeof(uint16_t);
+        if (!hip_ok(hipMemcpyAsync((void*)d->matrices[WTE].data, d->host_rows, rows * card_row_bytes(d, C),
+                                   hipMemcpyHostToDevice, d->stream), "uploading embeddings", error)) return false;
+        if (scales > 0 && !hip_ok(hipMemcpyAsync((void*)d->matrices[WTE].scales, d->host_scales, scales,
+                                                 hipMemcpyHostToDevice, d->stream), "uploading embeddings", error)) return false;
+    }
+    if (!embed_tokens(d, (int)rows, T, error)) return false;
+    for (int l = 0; l < d->model->config.num_layers; l++) {
+        if (!enqueue_layer(d, l, B, T, is_decode, error)) return false;
+    }
+    return true;
+}
+
+// The head for `rows` rows, `count` out of every `pitch` of x, starting at `first`: their logits on the card, or with
+// cpu_logits their hidden states in host_hidden once the stream has run.
+static bool enqueue_head(const Device* d, int rows, int count, int pitch, int first, Error* error) {
+    if (!normalise(d, LNFW, LNFB, 0, rows, count, pitch, first, error)) return false;
+    if (!d->options.cpu_logits) {
+        int V = d->model->config.vocab_size;
+        return matmul(d, plain_output(OUTPUT_STORE, d->logits, V), d->normed, WTE, NULL, 0, rows, V, true, error);
+    }
+    return hip_ok(hipMemcpyAsync(d->host_hidden, d->normed, (size_t)rows * (size_t)d->stride * sizeof(float),
+                                 hipMemcpyDeviceToHost, d->stream), "downloading hidden states", error);
+}
+
+static bool synchronise(const Device* d, Error* error) {
+    return hip_ok(hipStreamSynchronize(d->stream), "running the model", error);
+}
+
+// Writes tokens `start` to `start + T` of each sequence of the run where enqueue_chunk expects them. With cpu_logits
+// their rows of wte are put beside, and take the place of the tokens. Nothing may be under way.
+static bool stage_tokens(Device* d, const TokenRun* run, int start, int T, Error* error) {
+    size_t C = (size_t)d->heads.C;
+    int* tokens = d->host_step + 1 + d->options.max_batch;
+    d->host_step[0] = run->position + start;
+    for (int b = 0; b < run->B; b++) {
+        d->host_step[1 + b] = run->slots[b];
+        for (int t = 0; t < T; t++) tokens[b * T + t] = run->tokens[(size_t)b * (size_t)run->T + (size_t)(start + t)];
+    }
+    if (!d->options.cpu_logits) return true;
+    float* wide = (float*)allocate(C, sizeof(float), "an embedding", error);
+    if (wide == NULL) return false;
+    for (int r = 0; r < run->B * T; r++) {
+        card_row(d, d->host_rows + (size_t)r * card_row_bytes(d, C), d->host_scales + (size_t)r * card_row_scales(d, C),
+                 &d->model->tensors[WTE], (size_t)tokens[r], C, wide);
+        tokens[r] = r;
+    }
+    free(wide);
+    return true;
+}
+
+// How many tokens of each sequence the chunk that begins at `start` takes.
+static int chunk_tokens(const Device* d, const TokenRun* run, int start) {
+    return min(run->T - start, max(1, d->max_rows / run->B));
+}
+
+// logits (rows, V) of the rows whose head has been enqueued.
+static bool fetch_logits(Device* d, float* logits, int rows, Error* error) {
+    size_t V = (size_t)d->model->config.vocab_size, C = (size_t)d->heads.C;
+    if (!d->options.cpu_logits) {
+        return hip_ok(hipMemcpyAsync(logits, d->logits, (size_t)rows * V * sizeof(float), hipMemcpyDeviceToHost, d->stream),
+                      "downloading logits", error) && synchronise(d, error);
+    }
+    if (!synchronise(d, error)) return false;
+    for (int r = 1; r < rows; r++) memmove(d->host_hidden + (size_t)r * C, d->host_hidden + (size_t)r * (size_t)d->stride, C * sizeof(float));
+    return cpu_head(logits, d->host_hidden, rows, d->model, d->options.num_threads, error);
+}
+
+// The logits of tokens `first` to T of each sequence of a chunk, which begins `offset` tokens after the first token of
+// the run that gets logits (before it, if negative): logits (B, num_logits, V).
+static bool forward_head(Device* d, float* logits, int B, int num_logits, int offset, int T, int first, Error* error) {
+    size_t V = (size_t)d->model->config.vocab_size;
+    for (int b = 0; b < B; b++) {
+        float* out = logits + ((size_t)b * (size_t)num_logits + (size_t)(offset + first)) * V;
+        for (int t = first, n; t < T; t += n, out += (size_t)n * V) {
+            n = min(T - t, d->head_rows);
+            if (!enqueue_head(d, n, n, n, b * T + t, error) || !fetch_logits(d, out, n, error)) return false;
+        }
+    }
+    return true;
+}
+
+static bool hip_forward(Device* d, const TokenRun* run, int num_logits, float* logits, Error* error) {
+    if (!token_run_check(run, d->model, d->options.max_batch, d->options.max_seq_len, num_logits, error)) return false;
+    int first_wanted = run->T - num_logits;
+    bool is_decode = run->T <= DECODE_TOKENS;
+    for (int start = 0, T; start < run->T; start += T) {
+        T = chunk_tokens(d, run, start);
+        if (!stage_tokens(d, run, start, T, error) || !enqueue_chunk(d, run->B, T, is_decode, error)) return false;
+        int first = max(0, first_wanted - start), wanted = T - first;
+        if (wanted == 1 && num_logits == 1) { // all sequences together, wte is read once
+            if (!enqueue_head(d, run->B, 1, T, first, error) || !fetch_logits(d, logits, run->B, error)) return false;
+        } else if (wanted > 0 && !forward_head(d, logits, run->B, num_logits, start - first_wanted, T, first, error)) {
+            return false;
+        }
+        if (!synchronise(d, error)) return false;
+    }
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Host: picking, and the captured decode step
+
+// What a sequence needs on the card to pick. Its sampler moves only when all has gone well.
+static Pick make_pick(const Choice* choice) {
+    Sampler sampler = *choice->sampler;
+    Pick pick;
+    memset(&pick, 0, sizeof pick);
+    pick.options = sampler.options, pick.forbidden = choice->forbidden;
+    pick.uniform = sampler.options.temperature > 0 ? sampler_uniform(&sampler) : 0;
+    if (sampler.options.repeat_penalty == 1) return pick;
+    for (size_t i = choice->num_tokens > REPEAT_WINDOW ? choice->num_tokens - REPEAT_WINDOW : 0; i < choice->num_tokens; i++) {
+        bool is_known = false;
+        for (int j = 0; j < pick.num_recent; j++) is_known |= pick.recent[j] == choice->text[i];
+        if (!is_known) pick.recent[pick.num_recent++] = choice->text[i];
+    }
+    return pick;
+}
+
+// From the last rows of x (B sequences, `pitch` rows each) to host_next (B).
+static bool enqueue_pick(const Device* d, int B, int pitch, Error* error) {
+    size_t batch = (size_t)B;
+    if (!enqueue_head(d, B, 1, pitch, pitch - 1, error) ||
+        !hip_ok(hipMemcpyAsync(d->picks, d->host_picks, batch * sizeof(Pick), hipMemcpyHostToDevice, d->stream),
+                "uploading the sampling options", error)) return false;
+    hipLaunchKernelGGL(pick_token, dim3((unsigned)B), dim3(THREADS), 0, d->stream, d->next, d->logits, d->picks,
+                       d->model->config.vocab_size);
+    return launched("starting the choice of a token", error) &&
+           hip_ok(hipMemcpyAsync(d->host_next, d->next, batch * sizeof(int), hipMemcpyDeviceToHost, d->stream),
+                  "downloading tokens", error);
+}
+
+// Captures one decode step of B sequences, from host_step to host_next, as a graph. A runtime that cannot is no error:
+// the same launches are then made one by one.
+static void capture_step(Device* d, int B) {
+    Error ignored;
+    hipGraph_t graph = NULL;
+    if (d->graph != NULL) (void)hipGraphExecDestroy(d->graph);
+    d->graph = NULL, d->graph_B = B;
+    if (hipStreamBeginCapture(d->stream, hipStreamCaptureModeThreadLocal) == hipSuccess) {
+        bool ok = enqueue_chunk(d, B, 1, true, &ignored) && enqueue_pick(d, B, 1, &ignored);
+        ok &= hipStreamEndCapture(d->stream, &graph) == hipSuccess && graph != NULL;
+        if (!ok || hipGraphInstantiate(&d->graph, graph, NULL, NULL, 0) != hipSuccess) d->graph = NULL;
+        if (graph != NULL) (void)hipGraphDestroy(graph);
+    }
+    d->has_no_graphs = d->graph == NULL;
+    (void)hipGetLastError();
+}
+
+static bool run_step(Device* d, int B, Error* error) {
+    if (!d->has_no_graphs && d->graph_B != B) capture_step(d, B);
+    if (d->has_no_graphs) return enqueue_chunk(d, B, 1, true, error) && enqueue_pick(d, B, 1, error);
+    return hip_ok(hipGraphLaunch(d->graph, d->stream), "starting a captured step", error);
+}
+
+// The logits come back and the CPU picks.
+static bool next_on_cpu(Device* d, const TokenRun* run, const Choice* choices, int* next, Error* error) {
+    size_t V = (size_t)d->model->config.vocab_size;
+    if (!hip_forward(d, run, 1, d->host_logits, error)) return false;
+    for (int b = 0; b < run->B; b++) next[b] = choice_pick(&choices[b], d->host_logits + (size_t)b * V);
+    return true;
+}
+
+static bool hip_next(Device* d, const TokenRun* run, const Choice* choices, int* next, Error* error) {
+    if (d->options.cpu_logits) return next_on_cpu(d, run, choices, next, error);
+    if (!token_run_check(run, d->model, d->options.max_batch, d->options.max_seq_len, 1, error)) return false;
+    for (int b = 0; b < run->B; b++) d->host_picks[b] = make_pick(&choices[b]);
+    for (int start = 0, T; start < run->T; start += T) {
+        T = chunk_tokens(d, run, start);
+        if (!stage_tokens(d, run, start, T, error)) return false;
+        if (run->T == 1) {
+            if (!run_step(d, run->B, error)) return false;
+        } else {
+            bool is_last = start + T == run->T;
+            if (!enqueue_chunk(d, run->B, T, run->T <= DECODE_TOKENS, error) ||
+                (is_last && !enqueue_pick(d, run->B, T, error))) return false;
+        }
+        if (!synchronise(d, error)) return false;
+    }
+    memcpy(next, d->host_next, (size_t)run->B * sizeof(int));
+    for (int b = 0; b < run->B; b++) {
+        if (choices[b].sampler->options.temperature > 0) (void)sampler_uniform(choices[b].sampler);
+    }
+    return true;
+}
+
+static bool hip_fetch_logits(Device* d, int b, float* logits, Error* error) {
+    size_t V = (size_t)d->model->config.vocab_size, at = (size_t)b * V;
+    if (d->options.cpu_logits) {
+        memcpy(logits, d->host_logits + at, V * sizeof(float));
+        return true;
+    }
+    return hip_ok(hipMemcpy(logits, d->logits + at, V * sizeof(float), hipMemcpyDeviceToHost), "downloading logits", error);
+}
+
+static bool hip_copy_cache(Device* d, int to, int from, int length, Error* error) {
+    if (to == from || length == 0) return true;
+    dim3 blocks((unsigned)d->heads.NH, (unsigned)d->model->config.num_layers, 2);
+    hipLaunchKernelGGL(copy_slot, blocks, dim3(THREADS), 0, d->stream, d->keys, d->values, cache_layer(d), d->heads, to,
+                       from, length);
+    return launched("copying a cache", error) && synchronise(d, error);
+}
+
+// Filled in by a call, since a constant with these functions in it would be wanted on the card as well.
+static DeviceApi hip_api() {
+    DeviceApi api = {hip_open, hip_forward, hip_next, hip_fetch_logits, hip_copy_cache, hip_describe, hip_close};
+    return api;
+}
+
+extern "C" const DeviceApi gpt2_hip = hip_api();

@@ -1,0 +1,88 @@
+# The GPU path: gpt2_kernels.hip, one source built in four ways. Included by the Makefile.
+#   HIP=amd    hipcc, the product; the default where hipcc is found in PATH or /opt/rocm/bin
+#   HIP=cuda   nvcc with dev/hip_cuda, for an NVIDIA card
+#   HIP=host   g++ with dev/hip_host, which runs the kernels on the CPU
+#   HIP=0      none; the default elsewhere
+# make test runs every kernel on the host harness wherever there is a g++, whatever HIP says.
+
+HIPCC := $(or $(shell command -v hipcc 2>/dev/null),$(wildcard /opt/rocm/bin/hipcc))
+NVCC  ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
+ifeq ($(origin CXX),default)
+CXX := $(subst clang,clang++,$(subst gcc,g++,$(CC)))
+endif
+# not when building for another machine
+HIP      ?= $(if $(and $(HIPCC),$(filter $(ARCH),$(shell uname -m))),amd,0)
+HIP_TEST ?= $(if $(filter $(MACHINE),$(shell $(CXX) -dumpmachine 2>/dev/null)),host,0)
+CUDA_ARCH ?= sm_90
+
+# No contraction into fused operations but where the source says so: the same sums from every compiler.
+HIP_FLAGS_amd   = -std=gnu++11 -O3 -Wall -Wextra -Werror -ffp-contract=off -fno-strict-aliasing $(GPU_LIB_FLAGS)
+HIP_FLAGS_cuda  = -x cu -arch=$(CUDA_ARCH) -std=c++17 -O3 -fmad=false -Werror all-warnings -Idev/hip_cuda -Xcompiler -Wall,-Wextra
+HIP_FLAGS_host  = -x c++ -std=c++17 -Wall -Wextra -Werror -Wno-unknown-pragmas -ffp-contract=off -fno-strict-aliasing \
+                  -Idev/hip_host $(CFLAGS) $(if $(SAN),-fsanitize=address$(COMMA)undefined -fno-sanitize-recover=all)
+HIP_LIBS_amd    = -L$(dir $(HIPCC))../lib -Wl,-rpath,$(abspath $(dir $(HIPCC))../lib) -lamdhip64 -lstdc++
+HIP_LIBS_cuda   = -L$(dir $(NVCC))../lib64 -lcudart_static -lpthread -ldl -lrt -lstdc++
+HIP_LIBS_host   = -lpthread -lstdc++
+HIP_COMPILER_amd  = $(HIPCC)
+HIP_COMPILER_cuda = $(NVCC)
+HIP_COMPILER_host = $(CXX)
+COMMA := ,
+
+# $(call hip_compile,how,source,object)
+hip_compile = $(HIP_COMPILER_$(1)) $(HIP_FLAGS_$(1)) $(if $(filter amd,$(1)),$$(dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS))) -c $(2) -o $(3)
+
+HIP_SOURCES := gpt2_kernels.hip gpt2_kernels.h gpt2.h dtype.h sampler.h utils.h $(wildcard dev/hip_*/hip/*.h) dev/hip_targets.sh hip.mk
+ifneq ($(HIP),0)
+ALL_CFLAGS += -DGPT2_HIP
+PROGRAM    += $(BUILD)/gpt2_kernels.o
+HIP_LIBS   := $(HIP_LIBS_$(HIP))
+endif
+ifneq ($(HIP_TEST),0)
+TESTER        += $(BUILD)/tests/test_hip.o
+HIP_TEST_LIBS := $(HIP_LIBS_$(HIP_TEST))
+else ifneq ($(HIP),0)
+TESTER        += $(BUILD)/gpt2_kernels.o
+HIP_TEST_LIBS := $(HIP_LIBS_$(HIP))
+endif
+
+$(BUILD)/gpt2_kernels.o: $(HIP_SOURCES) $(STAMP)
+	@echo "  $(HIP)      gpt2_kernels.hip"
+	$(Q)$(call hip_compile,$(HIP),$<,$@)
+
+$(BUILD)/tests/test_hip.o: tests/test_hip.cc tests/test.h tests/reference.h $(HIP_SOURCES) $(STAMP)
+	@echo "  $(HIP_TEST)     $<"
+	$(Q)$(call hip_compile,$(HIP_TEST),$<,$@)
+
+$(BUILD)/test_gpt2.o: ALL_CFLAGS += $(if $(filter-out 0,$(HIP_TEST)),-DHAVE_TEST_HIP)
+
+.PHONY: found-hip test-hip test-hip-san test-gpu bench-gpu hip-report
+found: found-hip
+found-hip:
+	@echo "gpu        $(if $(filter amd,$(HIP)),HIP with $(HIPCC)$(COMMA) targets $$(dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS) | tr -s ' ' '\n' | sed -n 's/--offload-arch=//p' | tr '\n' ' '),$(if $(filter 0,$(HIP)),none: no hipcc in PATH or /opt/rocm/bin (Debian: hipcc libamdhip64-dev rocm-device-libs),$(HIP)))"
+
+# The kernels on the host harness alone; plainly, and under the sanitizers.
+test-hip: $(BUILD)/test_gpt2
+	$(BUILD)/test_gpt2 hip
+
+test-hip-san:
+	$(MAKE) BUILD=$(BUILD)/hip_asan HIP=0 HIP_TEST=host SAN=1 CFLAGS="-O1 -g" test-hip
+	$(MAKE) BUILD=$(BUILD)/hip_tsan HIP=0 HIP_TEST=host OPENMP=0 CFLAGS="-O1 -g -fsanitize=thread" test-hip
+
+# On a real card: nvcc where there is no hipcc. GPU_BUILD=amd|cuda overrides.
+GPU_BUILD ?= $(if $(HIPCC),amd,cuda)
+test-gpu:
+	$(MAKE) BUILD=$(BUILD)/gpu_$(GPU_BUILD) HIP=0 HIP_TEST=$(GPU_BUILD) test-hip
+
+$(BUILD)/bench_gpu.o: dev/bench_gpu.cc $(HIP_SOURCES) $(STAMP)
+	$(Q)$(call hip_compile,$(HIP),$<,$@)
+
+$(BUILD)/bench_gpu: $(BUILD)/bench_gpu.o $(BUILD)/gpt2_kernels.o $(BUILD)/tests/reference.o $(LIBRARY)
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS) $(HIP_LIBS)
+
+bench-gpu:
+	$(MAKE) BUILD=$(BUILD)/gpu_$(GPU_BUILD) HIP=$(GPU_BUILD) $(BUILD)/gpu_$(GPU_BUILD)/bench_gpu
+	$(BUILD)/gpu_$(GPU_BUILD)/bench_gpu $(BENCH)
+
+# What the compiler made of each kernel, for each target.
+hip-report:
+	dev/hip_report.sh "$(HIPCC)" "$(HIP_FLAGS_amd)" $(GPU_TARGETS)
