@@ -69,16 +69,20 @@ endif
 # ---------------------------------------------------------------------------------------------------------------------
 # files
 
-MODULES  := checkpoint device dtype gpt2_cpu huggingface mapped_file model model_paths operations profile safetensors sampler \
+MODULES  := checkpoint device dtype gpt2_cpu huggingface mapped_file model model_paths operations output_file profile safetensors sampler \
             tokenizer utils weights
 FRONT    := estimate info list_devices machine npy operation_table options print profile_report prompt report \
             report_json score text_output trace verify
-TESTS    := checkpoint cli dtype huggingface inside kernels model sampler tokenizer
+TESTS    := checkpoint cli dtype hostile huggingface inside kernels model sampler surroundings tokenizer
 SUPPORT  := reference toy_checkpoint
 KERNELS  := $(VARIANTS:%=$(BUILD)/cpu_kernels_%.o)
 LIBRARY  := $(MODULES:%=$(BUILD)/%.o) $(KERNELS)
 PROGRAM  := $(BUILD)/gpt2.o $(FRONT:%=$(BUILD)/%.o)
-TESTER   := $(BUILD)/test_gpt2.o $(TESTS:%=$(BUILD)/tests/test_%.o) $(SUPPORT:%=$(BUILD)/tests/%.o)
+FUZZERS  := checkpoint options text tokenizer
+TESTER   := $(BUILD)/test_gpt2.o $(TESTS:%=$(BUILD)/tests/test_%.o) $(SUPPORT:%=$(BUILD)/tests/%.o) \
+            $(FUZZERS:%=$(BUILD)/replay_%.o)
+
+STAMP    := $(BUILD)/flags
 
 include hip.mk
 
@@ -93,7 +97,6 @@ found:
 	@echo "formats    llm.c$(if $(filter 1,$(JANSSON)), and Hugging Face (libjansson), only: no libjansson (Debian: libjansson-dev) to read Hugging Face directories)"
 
 # A change of compiler or flags rebuilds everything.
-STAMP := $(BUILD)/flags
 $(STAMP): FORCE
 	@mkdir -p $(BUILD)/tests $(BUILD)/dev
 	@echo '$(CC) $(ALL_CFLAGS) $(KERNEL_FLAGS) $(LIBS)' | cmp -s - $@ || echo '$(CC) $(ALL_CFLAGS) $(KERNEL_FLAGS) $(LIBS)' > $@
@@ -103,6 +106,11 @@ COMPILE = $(CC) $(ALL_CFLAGS) -MMD -MP
 $(BUILD)/cpu_kernels_%.o: cpu_kernels.c $(STAMP)
 	@echo "  cc       $< ($*)"
 	$(Q)$(COMPILE) $(KERNEL_FLAGS) -DVARIANT=$* $(FLAGS_$*) -c $< -o $@
+
+# A fuzzer's judgement as a function of the tests, which replay its seeds and what it found.
+$(BUILD)/replay_%.o: dev/fuzz_%.c $(STAMP)
+	@echo "  cc       $< (replay)"
+	$(Q)$(COMPILE) -I. -DLLVMFuzzerTestOneInput=replay_$* -DLLVMFuzzerInitialize=replay_$*_start -c $< -o $@
 
 $(BUILD)/%.o: %.c $(STAMP)
 	@echo "  cc       $<"
@@ -124,18 +132,40 @@ $(BUILD)/tokenize: $(BUILD)/dev/tokenize.o $(LIBRARY)
 	@echo "  link     $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
 
-# The fuzzers are built whole, with clang, so that every line under them is instrumented.
-FUZZ_SECONDS ?= 60
-$(BUILD)/fuzz_%: dev/fuzz_%.c $(MODULES:%=%.c) tests/toy_checkpoint.c $(STAMP)
+# The fuzzers are built whole, with clang, so that every line under them is instrumented. SECONDS is the time of each.
+SECONDS ?= $(or $(FUZZ_SECONDS),60)
+$(BUILD)/fuzz_%: dev/fuzz_%.c $(MODULES:%=%.c) options.c text_output.c tests/toy_checkpoint.c $(STAMP)
 	@echo "  fuzzer   $@"
 	$(Q)clang -std=gnu11 -D_GNU_SOURCE $(if $(filter 1,$(JANSSON)),-DHAVE_JANSSON) -DVARIANT=portable -g -O1 -I. \
 	  -Wno-unknown-pragmas -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 	  $(filter-out %gpt2_cpu.c,$(filter %.c,$^)) -o $@ $(filter-out -fopenmp,$(LIBS))
 
-fuzz: $(BUILD)/fuzz_checkpoint $(BUILD)/fuzz_tokenizer
-	@mkdir -p $(BUILD)/corpus_checkpoint $(BUILD)/corpus_tokenizer
-	$(BUILD)/fuzz_checkpoint $(BUILD)/corpus_checkpoint -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1
-	$(BUILD)/fuzz_tokenizer $(BUILD)/corpus_tokenizer -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 -print_final_stats=1
+# New inputs go to the first directory; the seeds and what was found before are only read.
+.PHONY: $(FUZZERS:%=fuzz-%)
+fuzz: $(FUZZERS:%=fuzz-%)
+$(FUZZERS:%=fuzz-%): fuzz-%: $(BUILD)/fuzz_%
+	@mkdir -p $(BUILD)/corpus_$*
+	$(BUILD)/fuzz_$* $(BUILD)/corpus_$* dev/fuzz/seeds/$* -dict=dev/fuzz/$*.dict -max_total_time=$(SECONDS) \
+	  -timeout=10 -max_len=8192 -artifact_prefix=$(BUILD)/found_$*_ -print_final_stats=1
+
+# The program with faults in it: dev/faults.c stands between it and the functions that can fail.
+WRAPPED := malloc calloc realloc posix_memalign strdup realpath open_memstream fdopen fopen open mmap stat fstat read \
+           write fwrite fflush fsync fclose rename
+$(BUILD)/gpt2_faults: $(PROGRAM) $(LIBRARY) $(BUILD)/dev/faults.o
+	@echo "  link     $@"
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(WRAPPED:%=-Wl,--wrap=%) $(patsubst -ljansson,-Wl$(COMMA)-Bstatic -ljansson -Wl$(COMMA)-Bdynamic,$(LIBS))
+COMMA := ,
+
+$(BUILD)/test_faults: $(BUILD)/dev/test_faults.o $(SUPPORT:%=$(BUILD)/tests/%.o) $(LIBRARY)
+	@echo "  link     $@"
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
+
+.PHONY: test-faults faults-here
+faults-here: $(BUILD)/gpt2_faults $(BUILD)/test_faults
+	$(BUILD)/test_faults $(BUILD)/gpt2_faults
+
+test-faults:
+	$(MAKE) faults-here SAN=1 OPENMP=0 HIP=0 CFLAGS="-O1 -g" BUILD=$(BUILD)/faults
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d $(BUILD)/dev/*.d)
 
@@ -172,7 +202,8 @@ help:
 	@echo "make test-hip, test-hip-san   the GPU's kernels on the CPU, plainly and under the sanitizers (needs g++)"
 	@echo "make test-gpu, bench-gpu      on this machine's card: hipcc, or nvcc"
 	@echo "make hip-report               registers, memory and loads of each GPU kernel, for each target"
-	@echo "make fuzz       try to break the readers of files and text; FUZZ_SECONDS=60 for each (needs clang)"
+	@echo "make fuzz       try to break the readers of files, text and options; SECONDS=60 for each (needs clang)"
+	@echo "make test-faults  memory, files, pipes and signals fail at every point of short runs (minutes; needs sanitizers)"
 	@echo "make install    PREFIX=$(PREFIX) DESTDIR=$(DESTDIR); make uninstall removes it"
 	@echo "make clean      remove what was built"
 	@echo "Settings: CC=clang  CFLAGS=...  SAN=1 (sanitizers)  OPENMP=0  JANSSON=0  HIP=0  GPU_TARGETS=\"gfx90a gfx1100\"  BUILD=dir  V=1 (show commands)"

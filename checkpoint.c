@@ -9,6 +9,7 @@
 
 #include "huggingface.h"
 #include "mapped_file.h"
+#include "output_file.h"
 #include "safetensors.h"
 #include "weights.h"
 
@@ -166,25 +167,20 @@ void checkpoint_free(GPT2Model* model) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Writing llm.c's format
 
-static bool write_bytes(FILE* out, const void* bytes, size_t n, const char* path, Error* error) {
-    if (fwrite(bytes, 1, n, out) == n) return true;
-    return fail(error, "%s: cannot be written: %s", path, strerror(errno));
-}
-
-static bool write_llmc_header(FILE* out, const GPT2Config* config, DType dtype, const char* path, Error* error) {
+static bool write_llmc_header(OutputFile* out, const GPT2Config* config, DType dtype, Error* error) {
     int32_t header[LLMC_HEADER_BYTES / 4] = {
         LLMC_MAGIC,          dtype == DTYPE_BF16 ? LLMC_BF16 : LLMC_F32,
         config->max_seq_len, config->vocab_size,
         config->num_layers,  config->num_heads,
         config->channels,    config->padded_vocab_size,
     };
-    return write_bytes(out, header, sizeof header, path, error);
+    return output_write(out, header, sizeof header, error);
 }
 
 // Writes `rows` rows of a parameter, those that the model does not have as zeros. row (cols) and narrow (cols) are
 // scratch.
-static bool write_parameter(FILE* out, const GPT2Model* model, ParameterId id, size_t rows, DType dtype, float* row,
-                            void* narrow, const char* path, Error* error) {
+static bool write_parameter(OutputFile* out, const GPT2Model* model, ParameterId id, size_t rows, DType dtype,
+                            float* row, void* narrow, Error* error) {
     ParameterShape shape = gpt2_parameter_shape(id, &model->config);
     size_t held = shape.layers * shape.rows, cols = shape.cols;
     for (size_t r = 0; r < rows; r++) {
@@ -192,26 +188,26 @@ static bool write_parameter(FILE* out, const GPT2Model* model, ParameterId id, s
         if (r < held) gpt2_matrix_row(row, &model->tensors[id], r, cols);
         size_t unfit = first_unfit(row, dtype, cols);
         if (unfit < cols) {
-            return fail(error, "%s: %s holds %g, which %s cannot express; save as f32", path, shape.name,
+            return fail(error, "%s: %s holds %g, which %s cannot express; save as f32", out->path, shape.name,
                         (double)row[unfit], dtype_names[dtype]);
         }
         row_from_f32(narrow, NULL, row, dtype, cols);
-        if (!write_bytes(out, narrow, cols * dtype_size(dtype), path, error)) return false;
+        if (!output_write(out, narrow, cols * dtype_size(dtype), error)) return false;
     }
     return true;
 }
 
-static bool write_llmc(FILE* out, const GPT2Model* model, DType dtype, const char* path, Error* error) {
+static bool write_llmc(OutputFile* out, const GPT2Model* model, DType dtype, Error* error) {
     GPT2Config config = model->config;
     config.padded_vocab_size = (config.vocab_size + LLMC_PAD_VOCAB - 1) / LLMC_PAD_VOCAB * LLMC_PAD_VOCAB;
     size_t longest = 4 * (size_t)config.channels;
-    float* scratch = allocate(2 * longest, sizeof *scratch, path, error);
+    float* scratch = allocate(2 * longest, sizeof *scratch, out->path, error);
     if (scratch == NULL) return false;
-    bool ok = write_llmc_header(out, &config, dtype, path, error);
+    bool ok = write_llmc_header(out, &config, dtype, error);
     for (int id = 0; ok && id < NUM_PARAMETERS; id++) {
         ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &config);
         ok = write_parameter(out, model, (ParameterId)id, shape.layers * shape.rows, dtype, scratch, scratch + longest,
-                             path, error);
+                             error);
     }
     free(scratch);
     return ok;
@@ -221,20 +217,9 @@ bool checkpoint_save_llmc(const GPT2Model* model, const char* path, DType dtype,
     if (dtype != DTYPE_F32 && dtype != DTYPE_BF16) {
         return fail(error, "%s: llm.c's format holds f32 or bf16, not %s", path, dtype_names[dtype]);
     }
-    char beside[4096];
-    if ((size_t)snprintf(beside, sizeof beside, "%s.tmp", path) >= sizeof beside) {
-        return fail(error, "%s: the name is too long", path);
-    }
-    FILE* out = fopen(beside, "wb");
-    if (out == NULL) return fail(error, "%s: cannot be created: %s", beside, strerror(errno));
-    bool ok = write_llmc(out, model, dtype, path, error);
-    // a full disk may show only when the data leaves the buffers
-    if (ok && (fflush(out) != 0 || fsync(fileno(out)) != 0)) {
-        ok = fail(error, "%s: cannot be written: %s", path, strerror(errno));
-    }
-    if (fclose(out) != 0 && ok) ok = fail(error, "%s: cannot be written: %s", path, strerror(errno));
-    if (ok && rename(beside, path) != 0)
-        ok = fail(error, "%s: cannot be renamed to %s: %s", beside, path, strerror(errno));
-    if (!ok) unlink(beside);
-    return ok;
+    OutputFile out;
+    if (!output_open(&out, path, error)) return false;
+    if (write_llmc(&out, model, dtype, error)) return output_close(&out, error);
+    output_abandon(&out);
+    return false;
 }

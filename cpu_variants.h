@@ -19,7 +19,7 @@ static inline bool f16c_supported(void) {
     (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&  \
      __builtin_cpu_supports("avx512dq"))
 #define CPU_VARIANTS(X)                                                                                                \
-    X(avx512bf16, AVX512_SUPPORTED && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"))     \
+    X(avx512bf16, AVX512_SUPPORTED&& __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"))     \
     X(avx512, AVX512_SUPPORTED)                                                                                        \
     X(avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c_supported())                       \
     X(portable, true)

@@ -1,5 +1,6 @@
 // gpt2: continues a text with GPT-2. Options -> model -> tokenizer -> generate -> report.
 #include <fcntl.h>
+#include <limits.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,15 +13,16 @@
 #include "gpt2_kernels.h" // DeviceApi, TokenRun: what runs the model
 #include "inspect.h"      // --top K --all, --verify, --profile, --estimate, --info
 #include "list_devices.h"
-#include "npy.h"         // NpyWriter: --logits
+#include "npy.h"         // npy_open: --logits
 #include "options.h"     // Options, options_parse
 #include "prompt.h"      // prompt_read
 #include "report.h"      // Generation, and everything that is told about it
 #include "sampler.h"     // sampler_next: logits -> token
 #include "text_output.h" // TextOutput: standard output
 #include "tokenizer.h"   // bytes <-> tokens
+#include "weights.h"     // weights_find_damage
 
-enum { EXIT_USAGE = 2, EXIT_INTERRUPTED = 128 + SIGINT };
+enum { EXIT_USAGE = 2, EXIT_SIGNALLED = 128 }; // plus the signal's number, as shells have it
 
 // Positions whose logits are computed and written together for --logits.
 enum { LOGITS_CHUNK = 64 };
@@ -31,33 +33,49 @@ static const size_t LONGEST_PROMPT = (size_t)255 << 20;
 // ---------------------------------------------------------------------------------------------------------------------
 // Signals and descriptors.
 
-static volatile sig_atomic_t interrupted; // SIGINT has come: end the text after the token that is being made
+static volatile sig_atomic_t interrupted;  // the signal that has come: end the text after the present token
+static char unfinished_file[PATH_MAX + 8]; // to be removed by whatever ends the program in between; or empty
 
-static void on_interrupt(int signal) {
-    (void)signal;
-    interrupted = 1;
+static void remove_unfinished(void) {
+    if (unfinished_file[0] != '\0') unlink(unfinished_file);
+}
+
+// A second signal ends the program at once.
+static void on_interrupt(int number) {
+    if (interrupted) {
+        remove_unfinished();
+        _exit(EXIT_SIGNALLED + number);
+    }
+    interrupted = number;
 }
 
 // A mapped file that is shortened by someone else loses its pages.
-static void on_bus_error(int signal) {
-    (void)signal;
+static void on_bus_error(int number) {
+    (void)number;
     static const char message[] = "gpt2: a model file was cut short or became unreadable while it was in use\n";
+    remove_unfinished();
     if (write(STDERR_FILENO, message, sizeof message - 1) < 0) _exit(EXIT_FAILURE);
     _exit(EXIT_FAILURE);
 }
 
+// Without a reader and beyond a limit of file sizes, writing is to fail with a message instead of a signal.
 static void handle_signals(void) {
     struct sigaction bus_error = {.sa_handler = on_bus_error};
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     sigaction(SIGBUS, &bus_error, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
+    sigaction(SIGXFSZ, &ignore, NULL);
 }
 
-// From here on SIGINT ends the text instead of the program. A second one finds the default again, and kills. Where
-// SIGINT was ignored from the start (a job in the background) it stays so.
+// From here on these signals end the text instead of the program. Where one was ignored from the start (a job in the
+// background, nohup) it stays so.
 static void handle_interrupt(void) {
-    struct sigaction interrupt = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND}, before;
-    if (sigaction(SIGINT, NULL, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(SIGINT, &interrupt, NULL);
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction interrupt = {.sa_handler = on_interrupt}, before;
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        bool is_known = sigaction(numbers[i], NULL, &before) == 0;
+        if (is_known && before.sa_handler != SIG_IGN) sigaction(numbers[i], &interrupt, NULL);
+    }
 }
 
 // A program started with descriptors closed would get them for its files, and print into those. For standard output
@@ -137,8 +155,8 @@ static bool check_vocabulary(const Generation* g, Error* error) {
 // ---------------------------------------------------------------------------------------------------------------------
 // The prompt, as tokens.
 
-static bool fail_too_long(const Generation* g, const char* at_least, size_t tokens, Error* error) {
-    return fail(error, "the prompt has %s%zu tokens, the context holds %d; shorten the prompt%s", at_least, tokens,
+static bool fail_too_long(const Generation* g, const char* more_than, size_t tokens, Error* error) {
+    return fail(error, "the prompt has %s%zu tokens, the context holds %d; shorten the prompt%s", more_than, tokens,
                 g->context, g->context < g->model.config.max_seq_len ? " or raise --ctx" : "");
 }
 
@@ -158,18 +176,20 @@ static bool encode_prompt(Generation* g, size_t* num_tokens, Error* error) {
     return true;
 }
 
-// A prompt far beyond the context is refused by its bytes alone, before time and memory are spent on its tokens.
-static bool encode_prompt_within_context(Generation* g, Error* error) {
-    enum { WORTH_COUNTING = 16 << 20 };
-    size_t longest = 1, size, num_tokens = 0;
+// Bytes beyond which no prompt can fit the context, whatever it says: more are not read. 1 is for the newline at the end.
+static size_t longest_prompt(const Generation* g) {
+    size_t longest = 1, size;
     for (int id = 0; id < g->model.config.vocab_size; id++) {
         tokenizer_decode(g->tokenizer, id, &size);
         if (size > longest) longest = size;
     }
-    size_t least = (g->prompt.length + longest - 1) / longest;
-    if (g->prompt.is_cut || (least > (size_t)g->context && g->prompt.length > WORTH_COUNTING)) {
-        return fail_too_long(g, "at least ", least, error);
-    }
+    if (longest > LONGEST_PROMPT / (size_t)g->context) return LONGEST_PROMPT;
+    return longest * (size_t)g->context + 1;
+}
+
+static bool encode_prompt_within_context(Generation* g, Error* error) {
+    size_t num_tokens = 0;
+    if (g->prompt.is_cut) return fail_too_long(g, "more than ", (size_t)g->context, error);
     if (!encode_prompt(g, &num_tokens, error)) return false;
     if (num_tokens > (size_t)g->context) return fail_too_long(g, "", num_tokens, error);
     g->num_prompt = (int)num_tokens;
@@ -285,28 +305,49 @@ static void generator_close(Generator* r) {
     free(r->choices);
 }
 
+// Logits that are no numbers come from damaged weights: names the first.
+static bool fail_damaged(const Generation* g, Error* error) {
+    Error found;
+    if (weights_find_damage(&g->model, &found)) {
+        return fail(error, "%s: its logits are not finite: %s; the file is damaged", g->paths.model, found.text);
+    }
+    return fail(error, "%s: its logits are not finite, though all weights are: these are too large for GPT-2",
+                g->paths.model);
+}
+
+// Runs tokens and checks their logits (B, num_logits, V): no text must be made of a damaged model's.
+static bool forward(Generator* r, const TokenRun* run, int num_logits, Error* error) {
+    if (!r->api->forward(r->device, run, num_logits, r->logits, error)) return false;
+    size_t n = (size_t)run->B * (size_t)num_logits * (size_t)r->g->model.config.vocab_size;
+    int is_damaged = 0;
+    for (size_t i = 0; i < n; i++) is_damaged |= !isfinite(r->logits[i]);
+    return !is_damaged || fail_damaged(r->g, error);
+}
+
 // Runs the whole prompt in slot 0 and writes the logits of every position to a file, some positions at a time.
 // Leaves those of the last position in r->logits (V).
 static bool run_prompt_for_logits(Generator* r, Error* error) {
     const Generation* g = r->g;
     size_t V = (size_t)g->model.config.vocab_size;
     int slot = 0, T = 0;
-    NpyWriter file;
+    OutputFile file;
     if (!npy_open(&file, g->options->logits, (size_t)g->num_prompt, V, error)) return false;
+    snprintf(unfinished_file, sizeof unfinished_file, "%s", file.temporary);
     bool ok = true;
     for (int t = 0; ok && t < g->num_prompt; t += T) {
         T = g->num_prompt - t < LOGITS_CHUNK ? g->num_prompt - t : LOGITS_CHUNK;
         TokenRun run = {g->prompt_tokens + t, &slot, 1, T, t};
         if (interrupted) ok = fail(error, "%s: interrupted, not written", g->options->logits);
-        ok = ok && r->api->forward(r->device, &run, T, r->logits, error) &&
-             npy_write(&file, r->logits, (size_t)T * V, error);
+        ok = ok && forward(r, &run, T, error) && output_write(&file, r->logits, (size_t)T * V * sizeof(float), error);
     }
-    if (!ok) {
-        npy_abandon(&file);
-        return false;
+    if (ok) {
+        memmove(r->logits, r->logits + (size_t)(T - 1) * V, V * sizeof *r->logits);
+        ok = output_close(&file, error);
+    } else {
+        output_abandon(&file);
     }
-    memmove(r->logits, r->logits + (size_t)(T - 1) * V, V * sizeof *r->logits);
-    return npy_close(&file, error);
+    unfinished_file[0] = '\0';
+    return ok;
 }
 
 // Runs the prompt once, for all samples: logits (B, V) of its last token, and a KV cache for each.
@@ -318,7 +359,7 @@ static bool run_prompt(Generator* r, Error* error) {
     double start = seconds_now();
     if (g->options->logits != NULL) {
         if (!run_prompt_for_logits(r, error)) return false;
-    } else if (!r->api->forward(r->device, &run, 1, r->logits, error)) {
+    } else if (!forward(r, &run, 1, error)) {
         return false;
     }
     for (int b = 1; b < r->num_running; b++) {
@@ -351,10 +392,7 @@ static bool extend_sample(Generator* r, int b, int token, Error* error) {
     Generation* g = r->g;
     Sample* sample = &g->samples[b];
     size_t length = (size_t)g->num_prompt + (size_t)sample->num_generated;
-    if (token < 0) {
-        return fail(error, "%s: its logits are not finite after %zu tokens; the weights are damaged", g->paths.model,
-                    length);
-    }
+    if (token < 0) return fail_damaged(g, error);
     if (token == tokenizer_eot(g->tokenizer)) {
         sample->stop = STOP_EOT;
         return true;
@@ -396,7 +434,7 @@ static bool run_step(Generator* r, int position, Error* error) {
     make_choices(r, (size_t)position + 1);
     r->has_logits = false;
     if (r->api->next != NULL) return r->api->next(r->device, &run, r->choices, r->picked, error);
-    if (!r->api->forward(r->device, &run, 1, r->logits, error)) return false;
+    if (!forward(r, &run, 1, error)) return false;
     pick_from_logits(r);
     return true;
 }
@@ -540,18 +578,18 @@ static int exit_with(int status, const Error* error) {
 static bool prepare(Generation* g, int* status, Error* error) {
     const Options* options = g->options;
     *status = EXIT_FAILURE;
-    // nothing is run: a prompt only counts where one was given, and nobody is kept waiting for one
-    bool needs_none = options->action == ACTION_INFO || options->action == ACTION_ESTIMATE;
-    bool has_none = needs_none && options->prompt == NULL && options->prompt_file == NULL;
-    if (!checkpoint_find(&g->paths, options->model, options->tokenizer, error) ||
-        !(has_none || prompt_read(&g->prompt, options, LONGEST_PROMPT, error)) || !load_model(g, error) ||
+    if (!checkpoint_find(&g->paths, options->model, options->tokenizer, error) || !load_model(g, error) ||
         !load_tokenizer(g, error) || !check_vocabulary(g, error)) {
         return false;
     }
     *status = EXIT_USAGE;
     if (!fit_options(g, error)) return false;
     *status = EXIT_FAILURE;
-    return true;
+    // nothing is run: a prompt only counts where one was given, and nobody is kept waiting for one
+    bool needs_none = options->action == ACTION_INFO || options->action == ACTION_ESTIMATE;
+    if (needs_none && options->prompt == NULL && options->prompt_file == NULL) return true;
+    size_t limit = options->action == ACTION_SCORE ? LONGEST_PROMPT : longest_prompt(g);
+    return prompt_read(&g->prompt, options, limit, error);
 }
 
 // The prompt as the action wants it: a text to be scored may be longer than the context.
@@ -598,12 +636,17 @@ static int run_generate(const Options* options, TextOutput* out) {
     if (!prepare(&g, &status, &error)) {
         status = exit_with(status, &error);
     } else if (!encode_prompt_within_context(&g, &error) || !continue_prompt(&g, out, &error)) {
-        status = exit_with(interrupted ? EXIT_INTERRUPTED : EXIT_FAILURE, &error);
+        status = exit_with(interrupted ? EXIT_SIGNALLED + interrupted : EXIT_FAILURE, &error);
     } else {
-        status = interrupted ? EXIT_INTERRUPTED : EXIT_SUCCESS;
+        status = interrupted ? EXIT_SIGNALLED + interrupted : EXIT_SUCCESS;
     }
     generation_free(&g);
     return status;
+}
+
+static bool check_whole(const Prompt* prompt, Error* error) {
+    if (!prompt->is_cut) return true;
+    return fail(error, "--tokens: the text has more than %zu bytes, the most that is read; cut it up", LONGEST_PROMPT);
 }
 
 // --tokens: needs no weights.
@@ -612,8 +655,9 @@ static int run_tokens(const Options* options, TextOutput* out) {
     Error error;
     size_t num_tokens = 0;
     bool ok = checkpoint_find(&g.paths, options->model, options->tokenizer, &error) &&
-              prompt_read(&g.prompt, options, SIZE_MAX, &error) && load_tokenizer(&g, &error) &&
-              encode_prompt(&g, &num_tokens, &error) && report_tokens(g.prompt_tokens, num_tokens, out, &error);
+              prompt_read(&g.prompt, options, LONGEST_PROMPT, &error) && load_tokenizer(&g, &error) &&
+              check_whole(&g.prompt, &error) && encode_prompt(&g, &num_tokens, &error) &&
+              report_tokens(g.prompt_tokens, num_tokens, out, &error);
     generation_free(&g);
     return ok ? EXIT_SUCCESS : exit_with(EXIT_FAILURE, &error);
 }

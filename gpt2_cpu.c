@@ -164,7 +164,8 @@ static bool cpu_allocate(Device* d, Error* error) {
     size_t long_row = d->kernels->packed_row_bytes(d->model->dtype, 4 * C);
     d->packed_bytes = short_row > long_row ? short_row : long_row;
     d->scores_floats = ATTENTION_MAX_QUERIES * round_up(T, KEY_BLOCK);
-    return (d->cache = allocate(heads, d->key_bytes + d->value_bytes, "KV cache", error)) &&
+    return (d->cache = allocate(heads, d->key_bytes + d->value_bytes, "KV cache (a smaller -n, --ctx or -b needs less)",
+                                error)) &&
            (d->x = allocate(R, C * sizeof(float), "activations", error)) &&
            (d->qkv = allocate(R, 3 * C * sizeof(float), "activations", error)) &&
            (d->att = allocate(R, C * sizeof(float), "activations", error)) &&
@@ -172,7 +173,8 @@ static bool cpu_allocate(Device* d, Error* error) {
            (d->packed = allocate(R, d->packed_bytes, "activations", error)) &&
            (d->row = allocate(threads, 4 * C * sizeof(float), "activations", error)) &&
            (d->alone = allocate(threads * ROWS_PACKED_ALONE, d->packed_bytes, "activations", error)) &&
-           (d->scores = allocate(threads, d->scores_floats * sizeof(float), "attention scores", error));
+           (d->scores = allocate(threads, d->scores_floats * sizeof(float),
+                                 "attention scores (a smaller --ctx or -t needs less)", error));
 }
 
 static Device* cpu_open(const GPT2Model* model, const DeviceOptions* options, Error* error) {

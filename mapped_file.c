@@ -11,7 +11,7 @@
 static bool check_is_file(const struct stat* status, const char* path, Error* error) {
     if (S_ISREG(status->st_mode)) return true;
     const char* kind = S_ISDIR(status->st_mode) ? "a directory" : S_ISFIFO(status->st_mode) ? "a pipe" : "a device";
-    return fail(error, "%s: is %s, a regular file is needed (weights are mapped into memory)", path, kind);
+    return fail(error, "%s: is %s, a regular file is needed", path, kind);
 }
 
 bool map_file(MappedFile* file, const char* path, Error* error) {
@@ -38,14 +38,24 @@ void unmap_file(MappedFile* file) {
     *file = (MappedFile){0};
 }
 
-static bool starts_with(const MappedFile* file, const char* magic, size_t length) {
-    return file->size >= length && memcmp(file->bytes, magic, length) == 0;
-}
-
 static bool looks_like_html(const MappedFile* file) {
     size_t i = 0;
     while (i < file->size && i < 64 && memchr(" \t\r\n\xef\xbb\xbf", file->bytes[i], 7) != NULL) i++;
     return i + 1 < file->size && file->bytes[i] == '<' && memchr("!hH?", file->bytes[i + 1], 4) != NULL;
+}
+
+// A safetensors file without its name: a length below 2^48, then an object.
+static bool looks_like_safetensors(const MappedFile* file) {
+    return file->size > 8 && file->bytes[6] == 0 && file->bytes[7] == 0 && file->bytes[8] == '{';
+}
+
+static bool looks_like_text(const MappedFile* file) {
+    size_t n = file->size < 64 ? file->size : 64, printable = 0;
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = file->bytes[i];
+        printable += (c >= ' ' && c < 0x7f) || c == '\t' || c == '\r' || c == '\n';
+    }
+    return n >= 8 && printable == n;
 }
 
 // The numbers that the other files of llm.c begin with.
@@ -64,27 +74,53 @@ static const char* guess_llmc_kind(const MappedFile* file) {
 
 const char* guess_file_kind(const MappedFile* file) {
     static const struct {
+        size_t at;
         const char* magic;
         size_t length;
         const char* guess;
     } kinds[] = {
-        {"GGUF", 4, "it is a GGUF file of llama.cpp, which is not read; give the llm.c or Hugging Face original"},
-        {"PK\x03\x04", 4, "it is a zip archive, perhaps a PyTorch .bin or .pt; save the model as safetensors"},
-        {"\x80\x02", 2, "it is a Python pickle, perhaps an old PyTorch file; save the model as safetensors"},
-        {"\x1f\x8b", 2, "it is compressed with gzip; run gunzip on it"},
-        {"version https://git-lfs", 23,
+        {0, "GGUF", 4, "it is a GGUF file of llama.cpp, which is not read; give the llm.c or Hugging Face original"},
+        {0, "lmgg", 4,
+         "it is a ggml file of old llama.cpp, which is not read; give the llm.c or Hugging Face original"},
+        {0, "tjgg", 4,
+         "it is a ggjt file of old llama.cpp, which is not read; give the llm.c or Hugging Face original"},
+        {0, "24ka", 4, "it is a checkpoint of llama2.c, which holds another architecture than GPT-2"},
+        {0, "PK\x03\x04", 4, "it is a zip archive, perhaps a PyTorch .bin or .pt; save the model as safetensors"},
+        {0, "\x80\x02", 2, "it is a Python pickle, perhaps an old PyTorch file; save the model as safetensors"},
+        {0, "\x80\x03", 2, "it is a Python pickle; save the model as safetensors"},
+        {0, "\x80\x04", 2, "it is a Python pickle; save the model as safetensors"},
+        {0, "\x80\x05", 2, "it is a Python pickle; save the model as safetensors"},
+        {0, "\x1f\x8b", 2, "it is compressed with gzip; run gunzip on it"},
+        {0,
+         "\xfd"
+         "7zXZ",
+         5, "it is compressed with xz; run unxz on it"},
+        {0, "\x28\xb5\x2f\xfd", 4, "it is compressed with zstd; run unzstd on it"},
+        {0, "BZh", 3, "it is compressed with bzip2; run bunzip2 on it"},
+        {0, "7z\xbc\xaf\x27\x1c", 6, "it is a 7z archive; unpack it"},
+        {257, "ustar", 5, "it is a tar archive, perhaps TensorFlow's original; unpack it"},
+        {0, "version https://git-lfs", 23,
          "it is a git-lfs pointer, not the file itself; run git lfs pull or download it"},
-        {"\x93NUMPY", 6, "it is a NumPy array"},
-        {"\x89HDF", 4, "it is an HDF5 file; save the model as safetensors"},
+        {0, "\x93NUMPY", 6, "it is a NumPy array"},
+        {0, "\x89HDF", 4, "it is an HDF5 file; save the model as safetensors"},
+        {4, "TFL3", 4, "it is a TensorFlow Lite model, which is not read; save the model as safetensors"},
+        {0,
+         "\x7f"
+         "ELF",
+         4, "it is a program"},
+        {0, "%PDF", 4, "it is a PDF document"},
     };
     if (file->size == 0) return "it is empty; download or copy it again";
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        if (starts_with(file, kinds[i].magic, kinds[i].length)) return kinds[i].guess;
+        size_t at = kinds[i].at, length = kinds[i].length;
+        if (file->size >= at + length && memcmp(file->bytes + at, kinds[i].magic, length) == 0) return kinds[i].guess;
     }
     const char* llmc = guess_llmc_kind(file);
     if (llmc != NULL) return llmc;
     if (looks_like_html(file))
         return "it is a web page, so the download went wrong; scripts/download_gpt2.sh fetches it";
     if (file->bytes[0] == '{') return "it is JSON text; give the directory that it lies in";
+    if (looks_like_safetensors(file)) return "it is a safetensors file; give it to --model";
+    if (looks_like_text(file)) return "it is text, perhaps the message of a download that went wrong";
     return "its first bytes are those of no known format";
 }

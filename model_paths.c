@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "mapped_file.h"
+
 enum { PATH_SIZE = sizeof((ModelPaths*)0)->model };
 
 // A path; empty when it would have been too long, so that nothing exists there.
@@ -113,12 +115,13 @@ static Path hub_cache(void) {
 // The commit that refs/main of a cached repository names, as hexadecimal digits; empty when there is none.
 static Path read_commit(const char* repository) {
     Path commit = {{0}};
-    FILE* file = fopen(path_of("%s/refs/main", repository).text, "rb");
-    if (file == NULL) return commit;
-    char text[66];
-    size_t length = fread(text, 1, sizeof text - 1, file);
-    fclose(file);
-    text[length] = '\0';
+    MappedFile file;
+    Error ignored;
+    if (!map_file(&file, path_of("%s/refs/main", repository).text, &ignored)) return commit;
+    char text[66] = "";
+    size_t length = file.size < sizeof text ? file.size : sizeof text - 1;
+    if (length > 0) memcpy(text, file.bytes, length);
+    unmap_file(&file);
     size_t digits = strspn(text, "0123456789abcdef");
     if (digits == 0 || digits > 64 || strcspn(text + digits, "\r\n") != 0) return commit;
     return path_of("%.*s", (int)digits, text);

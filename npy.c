@@ -1,19 +1,27 @@
 #include "npy.h"
 
-#include <errno.h>
-#include <limits.h>
-#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-static bool fail_file(const NpyWriter* writer, const char* what, Error* error) {
-    return fail(error, "%s: %s: %s", writer->temporary, what, strerror(errno));
+#include "mapped_file.h"
+
+static const unsigned char npy_magic[6] = {0x93, 'N', 'U', 'M', 'P', 'Y'};
+
+// Is there nothing at `path` that is worth more than what is to be written?
+static bool check_replaceable(const char* path, Error* error) {
+    MappedFile old;
+    Error ignored;
+    if (!map_file(&old, path, &ignored)) return true; // nothing there, or what output_open() refuses
+    size_t magic = sizeof npy_magic;
+    bool ok = old.size == 0 || (old.size >= magic && memcmp(old.bytes, npy_magic, magic) == 0);
+    unmap_file(&old);
+    return ok || fail(error, "%s: is there and no .npy file; remove it first, or name another file", path);
 }
 
 // The header of NPY 1.0: magic, version, the length of a Python dictionary as 16 bits little-endian, the dictionary.
 // It is padded with blanks so that the data begins at a multiple of 64.
-static bool write_header(NpyWriter* writer, size_t rows, size_t cols, Error* error) {
+static bool write_header(OutputFile* file, size_t rows, size_t cols, Error* error) {
     const char* order = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? "<" : ">";
     char dictionary[118 + 1], shape[64];
     snprintf(shape, sizeof shape, "(%zu, %zu)", rows, cols);
@@ -21,72 +29,38 @@ static bool write_header(NpyWriter* writer, size_t rows, size_t cols, Error* err
                           order, shape);
     memset(dictionary + length, ' ', 117 - (size_t)length);
     dictionary[117] = '\n';
-    const unsigned char start[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, 118, 0};
-    if (fwrite(start, 1, sizeof start, writer->file) != sizeof start ||
-        fwrite(dictionary, 1, 118, writer->file) != 118) {
-        return fail_file(writer, "cannot write", error);
-    }
-    return true;
+    const unsigned char version_and_length[4] = {1, 0, 118, 0};
+    return output_write(file, npy_magic, sizeof npy_magic, error) &&
+           output_write(file, version_and_length, sizeof version_and_length, error) &&
+           output_write(file, dictionary, 118, error);
 }
 
-bool npy_open(NpyWriter* writer, const char* path, size_t rows, size_t cols, Error* error) {
-    *writer = (NpyWriter){.path = strdup(path)};
-    size_t length = strlen(path) + sizeof ".tmp";
-    writer->temporary = malloc(length);
-    if (writer->path == NULL || writer->temporary == NULL) {
-        npy_abandon(writer);
-        return fail(error, "%s: no memory for its name", path);
-    }
-    snprintf(writer->temporary, length, "%s.tmp", path);
-    writer->file = fopen(writer->temporary, "wb");
-    if (writer->file == NULL) fail_file(writer, "cannot create", error);
-    if (writer->file != NULL && write_header(writer, rows, cols, error)) return true;
-    npy_abandon(writer);
+bool npy_open(OutputFile* file, const char* path, size_t rows, size_t cols, Error* error) {
+    if (!check_replaceable(path, error) || !output_open(file, path, error)) return false;
+    if (write_header(file, rows, cols, error)) return true;
+    output_abandon(file);
     return false;
-}
-
-bool npy_write(NpyWriter* writer, const float* values, size_t count, Error* error) {
-    return fwrite(values, sizeof *values, count, writer->file) == count || fail_file(writer, "cannot write", error);
-}
-
-bool npy_close(NpyWriter* writer, Error* error) {
-    FILE* file = writer->file;
-    bool is_written = fflush(file) == 0 && fsync(fileno(file)) == 0;
-    if (!is_written) fail_file(writer, "cannot write", error);
-    if (is_written && rename(writer->temporary, writer->path) != 0) {
-        is_written = fail(error, "%s: cannot take its place: %s", writer->path, strerror(errno));
-    }
-    if (is_written) {
-        free(writer->temporary);
-        writer->temporary = NULL; // nothing to remove any more
-    }
-    npy_abandon(writer);
-    return is_written;
-}
-
-void npy_abandon(NpyWriter* writer) {
-    if (writer->file != NULL) fclose(writer->file);
-    if (writer->file != NULL && writer->temporary != NULL) unlink(writer->temporary);
-    free(writer->temporary);
-    free(writer->path);
-    *writer = (NpyWriter){0};
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Reading.
 
-// Reads the header and sets the shape. The dictionary is Python's; of its many spellings the one is read that numpy and
-// this program write.
-static bool read_header(FILE* file, const char* path, size_t* rows, size_t* cols, Error* error) {
-    unsigned char start[10];
-    char dictionary[512], order;
-    if (fread(start, 1, sizeof start, file) != sizeof start || memcmp(start, "\x93NUMPY\1\0", 8) != 0) {
+enum { NPY_START = 10 }; // magic, version, length of the dictionary
+
+// Reads the header: the shape, and where the numbers begin. The dictionary is Python's; of its many spellings the one is
+// read that numpy and this program write.
+static bool read_header(const MappedFile* file, const char* path, size_t* rows, size_t* cols, size_t* begin,
+                        Error* error) {
+    char dictionary[512], order = 0;
+    if (file->size < NPY_START || memcmp(file->bytes, npy_magic, sizeof npy_magic) != 0 || file->bytes[6] != 1) {
         return fail(error, "%s: no .npy file of version 1.0", path);
     }
-    size_t length = (size_t)start[8] | (size_t)start[9] << 8;
-    if (length >= sizeof dictionary || fread(dictionary, 1, length, file) != length) {
+    size_t length = (size_t)file->bytes[8] | (size_t)file->bytes[9] << 8;
+    *begin = NPY_START + length;
+    if (length >= sizeof dictionary || *begin > file->size) {
         return fail(error, "%s: its header is cut short or longer than that of a matrix", path);
     }
+    memcpy(dictionary, file->bytes + NPY_START, length);
     dictionary[length] = '\0';
     int end = 0;
     sscanf(dictionary, "{'descr': '%cf4', 'fortran_order': False, 'shape': (%zu, %zu)%n", &order, rows, cols, &end);
@@ -95,32 +69,21 @@ static bool read_header(FILE* file, const char* path, size_t* rows, size_t* cols
     return fail(error, "%s: not a matrix of float32 with contiguous rows in this machine's byte order", path);
 }
 
-// The file must be as long as the shape says before memory is taken for it.
-static float* read_values(FILE* file, const char* path, size_t rows, size_t cols, Error* error) {
-    size_t count, bytes;
-    long begin = ftell(file);
-    if (__builtin_mul_overflow(rows, cols, &count) || __builtin_mul_overflow(count, sizeof(float), &bytes) ||
-        bytes > LONG_MAX / 2 || fseek(file, 0, SEEK_END) != 0 || ftell(file) != begin + (long)bytes ||
-        fseek(file, begin, SEEK_SET) != 0) {
-        fail(error, "%s: its size is not that of %zu x %zu numbers; it is cut short or damaged", path, rows, cols);
-        return NULL;
-    }
-    float* values = allocate(count, sizeof *values, path, error);
-    if (values != NULL && fread(values, sizeof *values, count, file) != count) {
-        fail(error, "%s: cannot be read: %s", path, strerror(errno));
-        free(values);
-        return NULL;
-    }
-    return values;
-}
-
 float* npy_read(const char* path, size_t* rows, size_t* cols, Error* error) {
-    FILE* file = fopen(path, "rb");
-    if (file == NULL) {
-        fail(error, "%s: %s", path, strerror(errno));
-        return NULL;
+    MappedFile file;
+    size_t begin, count, bytes;
+    float* values = NULL;
+    if (!map_file(&file, path, error)) return NULL;
+    if (read_header(&file, path, rows, cols, &begin, error)) {
+        if (__builtin_mul_overflow(*rows, *cols, &count) || __builtin_mul_overflow(count, sizeof *values, &bytes) ||
+            bytes != file.size - begin) {
+            fail(error, "%s: its size is not that of %zu x %zu numbers; it is cut short or damaged", path, *rows,
+                 *cols);
+        } else {
+            values = allocate(count, sizeof *values, path, error);
+            if (values != NULL) memcpy(values, file.bytes + begin, bytes);
+        }
     }
-    float* values = read_header(file, path, rows, cols, error) ? read_values(file, path, *rows, *cols, error) : NULL;
-    fclose(file);
+    unmap_file(&file);
     return values;
 }

@@ -393,7 +393,10 @@ char* options_help(void) {
     for (int i = 0; i < NUM_OPTIONS; i++) {
         if (option_rows[i].help != NULL) print_row(out, &option_rows[i]);
     }
-    fprintf(out, "\nExit status: 0 fine, 1 something failed, 2 wrong usage, 130 interrupted.\n"
+    fprintf(out, "\nExit status: 0 fine, 1 something failed, 2 wrong usage, 130 interrupted, 143 terminated.\n"
                  "GPT-2's own weights: scripts/download_gpt2.sh 124M\n");
-    return fclose(out) == 0 ? text : NULL;
+    bool is_whole = ferror(out) == 0;
+    if (fclose(out) == 0 && is_whole) return text;
+    free(text);
+    return NULL;
 }

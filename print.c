@@ -16,7 +16,8 @@ bool page_open(Page* page, Error* error) {
 }
 
 bool page_end(Page* page, TextOutput* to, Error* error) {
-    bool ok = fclose(page->out) == 0;
+    bool ok = ferror(page->out) == 0;
+    ok = fclose(page->out) == 0 && ok;
     ok = ok ? text_write(to, page->text, page->length, error) : fail(error, "no memory for what is to be printed");
     free(page->text);
     *page = (Page){0};

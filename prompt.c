@@ -33,22 +33,28 @@ static bool read_all(Prompt* prompt, int fd, const char* where, size_t limit, Er
     return true;
 }
 
-static bool read_file(Prompt* prompt, const char* path, size_t limit, Error* error) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return fail(error, "-f %s: cannot open the prompt: %s", path, strerror(errno));
-    bool ok = read_all(prompt, fd, path, limit, error);
-    close(fd);
-    return ok;
+// Reads a descriptor to its end. A user who did not mean to type a prompt, or who named a pipe that nobody writes into,
+// should know what the program is waiting for.
+static bool read_patiently(Prompt* prompt, int fd, const char* where, bool is_quiet, size_t limit, Error* error) {
+    struct pollfd input = {.fd = fd, .events = POLLIN};
+    if (!is_quiet && poll(&input, 1, 1000) == 0) {
+        fprintf(stderr, "gpt2: waiting for the prompt on %s, to its end%s\n", where,
+                isatty(fd) ? " (Ctrl-D)" : "; -p gives one on the command line");
+    }
+    while (poll(&input, 1, -1) < 0 && errno == EINTR) continue;
+    return read_all(prompt, fd, where, limit, error);
 }
 
-// A user who did not mean to type a prompt should know what the program is waiting for.
-static bool read_standard_input(Prompt* prompt, bool is_quiet, size_t limit, Error* error) {
-    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
-    if (!is_quiet && poll(&input, 1, 1000) == 0) {
-        fprintf(stderr, "gpt2: waiting for the prompt on standard input, to its end%s\n",
-                isatty(STDIN_FILENO) ? " (Ctrl-D)" : "; -p gives one on the command line");
-    }
-    return read_all(prompt, STDIN_FILENO, "standard input", limit, error);
+// O_NONBLOCK: opening a pipe must not wait for its writer without a word. Reading then waits by poll().
+static bool read_file(Prompt* prompt, const char* path, bool is_quiet, size_t limit, Error* error) {
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) return fail(error, "-f %s: cannot open the prompt: %s", path, strerror(errno));
+    int flags = fcntl(fd, F_GETFL);
+    bool ok = flags >= 0 && fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) == 0;
+    if (!ok) fail(error, "-f %s: cannot open the prompt: %s", path, strerror(errno));
+    ok = ok && read_patiently(prompt, fd, path, is_quiet, limit, error);
+    close(fd);
+    return ok;
 }
 
 bool prompt_read(Prompt* prompt, const Options* options, size_t limit, Error* error) {
@@ -60,13 +66,13 @@ bool prompt_read(Prompt* prompt, const Options* options, size_t limit, Error* er
 
     bool ok = true;
     if (is_stdin) {
-        ok = read_standard_input(prompt, options->quiet, limit, error);
+        ok = read_patiently(prompt, STDIN_FILENO, "standard input", options->quiet, limit, error);
     } else if (text != NULL) {
         prompt->text = strdup(text);
         prompt->length = strlen(text);
         if (prompt->text == NULL) ok = fail(error, "-p: no memory for a prompt of %zu bytes", prompt->length);
     } else {
-        ok = read_file(prompt, options->prompt_file, limit, error);
+        ok = read_file(prompt, options->prompt_file, options->quiet, limit, error);
     }
     if (ok) return true;
     free(prompt->text);

@@ -62,7 +62,8 @@ char* generation_text(const Generation* g, const int* tokens, int n, size_t* len
         const char* bytes = tokenizer_decode(g->tokenizer, tokens[i], &size);
         fwrite(bytes, 1, size, out);
     }
-    if (fclose(out) == 0) return text;
+    bool is_whole = ferror(out) == 0; // memory may have been short at any time
+    if (fclose(out) == 0 && is_whole) return text;
     free(text);
     return NULL;
 }

@@ -15,7 +15,7 @@ bool is_safetensors(const MappedFile* file, const char* path) {
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { MAX_HEADER_BYTES = 100000000 };
+enum { MAX_HEADER_BYTES = 100000000, MAX_JSON_BYTES = 4 << 20 };
 
 PrintableName printable(const char* name) {
     PrintableName p = {{0}};
@@ -26,10 +26,16 @@ PrintableName printable(const char* name) {
 }
 
 json_t* parse_json_object(const void* bytes, size_t size, const char* path, Error* error) {
-    json_error_t problem;
+    json_error_t problem = {0};
+    if (size > MAX_JSON_BYTES) {
+        fail(error, "%s: has %zu bytes of JSON, at most %d are read; it is damaged or no GPT-2", path, size,
+             MAX_JSON_BYTES);
+        return NULL;
+    }
     json_t* root = size > 0 ? json_loadb(bytes, size, JSON_REJECT_DUPLICATES, &problem) : NULL;
     if (root == NULL) {
         if (size == 0) snprintf(problem.text, sizeof problem.text, "it is empty");
+        if (problem.text[0] == '\0') snprintf(problem.text, sizeof problem.text, "no memory to read it");
         fail(error, "%s: is not valid JSON: %s", path, printable(problem.text).text);
     } else if (!json_is_object(root)) {
         fail(error, "%s: its JSON is not an object ({...})", path);

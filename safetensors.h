@@ -37,7 +37,8 @@ bool safetensors_parse(SafetensorsFile* tensors, const MappedFile* file, const c
 
 void safetensors_free(SafetensorsFile* tensors);
 
-// Parses one JSON object of `size` bytes, duplicate keys refused; release with json_decref(). `path` is for the error.
+// Parses one JSON object of `size` bytes, duplicate keys refused and no more than 4 MiB (a parsed text can take 80 times
+// its size, and the header of the largest GPT-2 has 63 kB); release with json_decref(). `path` is for the error.
 struct json_t* parse_json_object(const void* bytes, size_t size, const char* path, Error* error);
 
 // A copy of `name` that is fit for an error message: at most 79 bytes, control and non-ASCII characters as '?'.

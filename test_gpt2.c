@@ -46,6 +46,9 @@ int main(int argc, char** argv) {
         {"model", test_model},
         {"inside", test_inside},
         {"cli", test_cli},
+        {"hostile", test_hostile},
+        {"surroundings", test_surroundings},
+        {"long", test_long},
 #ifdef HAVE_TEST_HIP
         {"hip", test_hip},
 #endif

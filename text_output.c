@@ -16,9 +16,11 @@ static bool write_all(TextOutput* out, const void* bytes, size_t n, Error* error
     if (n > 0) out->at_line_start = next[n - 1] == '\n';
     while (n > 0 && !out->is_closed) {
         ssize_t written = write(out->fd, next, n);
-        if (written >= 0) {
+        if (written > 0) {
             next += written;
             n -= (size_t)written;
+        } else if (written == 0) {
+            return fail(error, "standard output: takes nothing; %zu bytes of text were not written", n);
         } else if (errno == EPIPE) {
             out->is_closed = true;
         } else if (errno == EAGAIN) { // another program has made the shared terminal or pipe non-blocking

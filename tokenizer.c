@@ -20,6 +20,11 @@
 
 enum { MAX_TOKENS = 1 << 24 }; // ids stay below it, as vocab_size in gpt2_config_check() does
 
+// Longest run of occupied slots that a hash table of this file may have. A search ends with the run at the latest. In
+// tables at most half full, runs of honest keys stay below 5.2 ln(size), 90 for the largest; only keys made to collide
+// exceed the limit, and they are refused before they can make loading or encoding slow.
+enum { MAX_RUN = 512 };
+
 // A slot of the index from bytes to ids. The tag is the low half of the hash: it spares most comparisons of bytes.
 typedef struct {
     uint32_t tag;
@@ -99,6 +104,21 @@ static size_t table_size(size_t n) {
     return size;
 }
 
+// Number of the free slot nearest to where the search for a hash begins, or SIZE_MAX when it is too far.
+static size_t free_slot(const Tokenizer* t, uint64_t hash) {
+    size_t first = slot_of(hash, t->index_mask);
+    for (size_t i = 0; i < MAX_RUN; i++) {
+        size_t s = (first + i) & t->index_mask;
+        if (t->index[s].id == NO_TOKEN) return s;
+    }
+    return SIZE_MAX;
+}
+
+static bool fail_collisions(const char* where, Error* error) {
+    return fail(error, "%s: more than %d entries collide in a hash table, which only a file made for it does", where,
+                MAX_RUN);
+}
+
 // Id of the token with these bytes, given in two parts whose joined hash is `hash`; NO_TOKEN when there is none.
 static uint32_t find_token(const Tokenizer* t, uint64_t hash, const char* a, size_t na, const char* b, size_t nb) {
     for (size_t s = slot_of(hash, t->index_mask);; s = (s + 1) & t->index_mask) {
@@ -149,14 +169,19 @@ static bool index_tokens(Tokenizer* t, const char* where, Error* error) {
         const char* bytes = t->bytes + t->start[id];
         size_t length = token_length(t, id);
         uint64_t hash = t->hash[id] = hash_of(bytes, length);
+        size_t s = free_slot(t, hash);
+        if (s == SIZE_MAX) return fail_collisions(where, error);
         uint32_t twin = find_token(t, hash, bytes, length, bytes, 0);
         if (twin != NO_TOKEN) {
             return fail(error, "%s: tokens %u and %u are the same %zu bytes; the file is damaged", where, twin, id,
                         length);
         }
-        size_t s = slot_of(hash, t->index_mask);
-        while (t->index[s].id != NO_TOKEN) s = (s + 1) & t->index_mask;
         t->index[s] = (TokenSlot){(uint32_t)hash, id};
+    }
+    size_t run = 0;
+    for (size_t s = 0; s < size; s++) {
+        run = t->index[s].id == NO_TOKEN ? 0 : run + 1;
+        if (run > MAX_RUN) return fail_collisions(where, error);
     }
     for (int b = 0; b < 256; b++) {
         char byte = (char)b;
@@ -171,11 +196,15 @@ static bool index_tokens(Tokenizer* t, const char* where, Error* error) {
     return true;
 }
 
-// The slot of a pair of ids in the table of merges: its own, or the empty one where it belongs.
+// The slot of a pair of ids in the table of merges: its own, or the empty one where it belongs; NULL when that is too
+// far, which makes the file one that is refused.
 static PairSlot* pair_slot(const Tokenizer* t, uint64_t pair) {
-    size_t s = slot_of(pair, t->pairs_mask);
-    while (t->pairs[s].rank != NO_MERGE && t->pairs[s].pair != pair) s = (s + 1) & t->pairs_mask;
-    return &t->pairs[s];
+    size_t first = slot_of(pair, t->pairs_mask);
+    for (size_t i = 0; i <= MAX_RUN; i++) {
+        PairSlot* slot = &t->pairs[(first + i) & t->pairs_mask];
+        if (slot->rank == NO_MERGE || slot->pair == pair) return slot;
+    }
+    return NULL;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -233,6 +262,10 @@ static bool parse_bin(Tokenizer* t, const MappedFile* file, const char* path, Er
     int named_eot = -1;
     if (!read_bin_header(file, &t->vocab_size, &named_eot, path, error)) return false;
     size_t n = (size_t)t->vocab_size, in = BIN_HEADER, out = 0;
+    if (file->size > BIN_HEADER + 256 * n) {
+        return fail(error, "%s: has %zu bytes, more than %zu tokens can fill; the file is damaged", path, file->size,
+                    n);
+    }
     t->bytes = allocate(file->size, 1, "tokenizer: bytes of tokens", error);
     t->start = allocate(n + 1, sizeof *t->start, "tokenizer: table of tokens", error);
     if (t->bytes == NULL || t->start == NULL) return false;
@@ -287,7 +320,7 @@ Tokenizer* tokenizer_load_bin(const char* path, Error* error) {
 
 #ifdef HAVE_JANSSON
 
-enum { NUM_STAND_INS = 256 + 68, MAX_TEXT_FILE = 1 << 28 }; // 68 bytes are not printable
+enum { NUM_STAND_INS = 256 + 68, MAX_TEXT_FILE = 8 << 20 }; // 68 bytes are not printable
 
 // GPT-2's files write every byte as a printable character: itself where Latin-1 can print it, else 256, 257, ... in
 // order. byte_of[character] is the byte, or -1.
@@ -360,7 +393,7 @@ static bool copy_tokens(Tokenizer* t, const char** keys, const char* path, Error
     return true;
 }
 
-// Maps a text file; one of 256 MB is not what it should be.
+// Maps a text file. GPT-2's have 1 MB; parsed JSON can take 80 times the memory of its text.
 static bool map_text(MappedFile* file, const char* path, Error* error) {
     if (!map_file(file, path, error)) return false;
     if (file->size == 0) return fail(error, "%s: the file is empty; fetch it again", path);
@@ -369,7 +402,7 @@ static bool map_text(MappedFile* file, const char* path, Error* error) {
 }
 
 static bool parse_vocab(Tokenizer* t, const MappedFile* file, const char* path, Error* error) {
-    json_error_t json_error;
+    json_error_t json_error = {0};
     json_t* vocab = json_loadb((const char*)file->bytes, file->size, JSON_REJECT_DUPLICATES, &json_error);
     if (vocab == NULL) {
         // the text quotes the file: keep its control characters off the terminal
@@ -413,6 +446,8 @@ static bool add_merge(Tokenizer* t, const char* line, size_t n, uint32_t rank, c
     PairSlot* slot = pair_slot(t, pair);
     *problem = "makes a token that is not in vocab.json";
     if ((t->merged_id[rank] = find_joined(t, id[0], id[1])) == NO_TOKEN) return false;
+    *problem = "collides with too many others in a hash table, which only a file made for it does";
+    if (slot == NULL) return false;
     *problem = "is there twice";
     if (slot->rank != NO_MERGE) return false;
     *slot = (PairSlot){pair, rank};
@@ -446,6 +481,11 @@ static bool parse_merges(Tokenizer* t, const char* text, size_t size, const char
         line = next;
     }
     free(bytes);
+    size_t run = 0;
+    for (size_t s = 0; ok && s <= t->pairs_mask; s++) {
+        run = t->pairs[s].rank == NO_MERGE ? 0 : run + 1;
+        if (run > MAX_RUN) ok = fail_collisions(path, error);
+    }
     return ok;
 }
 
@@ -560,7 +600,9 @@ enum { SHORT_WORD = 64 }; // bytes up to which looking at all pairs is faster th
 
 // Rank of the merge of two adjacent tokens, or NO_MERGE.
 static uint32_t merge_rank(const Tokenizer* t, uint32_t left, uint32_t right) {
-    return t->pairs != NULL ? pair_slot(t, (uint64_t)left << 32 | right)->rank : find_joined(t, left, right);
+    if (t->pairs == NULL) return find_joined(t, left, right);
+    const PairSlot* slot = pair_slot(t, (uint64_t)left << 32 | right);
+    return slot != NULL ? slot->rank : NO_MERGE;
 }
 
 static uint32_t merge_result(const Tokenizer* t, uint32_t rank) {

@@ -22,7 +22,7 @@ void* allocate(size_t count, size_t size, const char* what, Error* error) {
         return NULL;
     }
     if (posix_memalign(&memory, 64, bytes > 0 ? bytes : 1) != 0) {
-        fail(error, "%s: no memory for %zu bytes; a smaller --ctx, -b or --dtype needs less", what, bytes);
+        fail(error, "%s: no memory for %zu bytes", what, bytes);
         return NULL;
     }
     return memory;

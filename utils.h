@@ -19,7 +19,8 @@ typedef struct {
 bool fail(Error* error, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
 // count * size bytes, aligned to 64 and not cleared (pages that are never touched cost nothing); NULL with the error
-// filled in when the product overflows or memory is short. `what` names the thing in the message. Release with free().
+// filled in when the product overflows or memory is short. `what` names the thing in the message, and what would make
+// it smaller where that is in the user's hands. Release with free().
 void* allocate(size_t count, size_t size, const char* what, Error* error);
 
 // Seconds since some fixed moment, from the monotonic clock.

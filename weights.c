@@ -262,8 +262,30 @@ bool weights_from_sources(GPT2Model* model, const SourceTensor* sources, DType d
     if (model->contents != NULL && !note_contents(model, sources, where, error)) return false;
     size_t bytes = place_tensors(model, sources, use_in_place, NULL);
     if (bytes == 0) return true; // everything stays in the file
-    model->block = allocate(bytes, 1, where, error);
-    if (model->block == NULL) return false;
+    Error memory;
+    model->block = allocate(bytes, 1, where, &memory);
+    if (model->block == NULL) return fail(error, "%s; its weights need less as --dtype q8", memory.text);
     place_tensors(model, sources, use_in_place, model->block);
     return convert_parameters(model, sources, use_in_place, where, error);
+}
+
+bool weights_find_damage(const GPT2Model* model, Error* found) {
+    Error ignored;
+    float* row = allocate(4 * (size_t)model->config.channels, sizeof *row, "search", &ignored);
+    for (int id = 0; row != NULL && id < NUM_PARAMETERS; id++) {
+        ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &model->config);
+        size_t rows = id == WTE ? (size_t)model->config.vocab_size : shape.layers * shape.rows; // padding is never used
+        for (size_t r = 0; r < rows; r++) {
+            gpt2_matrix_row(row, &model->tensors[id], r, shape.cols);
+            size_t col = 0;
+            while (col < shape.cols && isfinite(row[col])) col++;
+            if (col == shape.cols) continue;
+            fail(found, "%s holds %g (layer %zu, row %zu, column %zu)", shape.name, (double)row[col], r / shape.rows,
+                 r % shape.rows, col);
+            free(row);
+            return true;
+        }
+    }
+    free(row);
+    return false;
 }

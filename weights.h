@@ -30,4 +30,8 @@ bool weights_from_sources(GPT2Model* model, const SourceTensor* sources, DType d
 // For F32 every float is itself, so always n.
 size_t first_unfit(const float* in, DType dtype, size_t n);
 
+// Looks for a weight of the model that is no finite number. True with the first one described in `found`: the tensor,
+// the number and its place. A pass over all weights: for a model whose logits have shown that something is wrong.
+bool weights_find_damage(const GPT2Model* model, Error* found);
+
 #endif

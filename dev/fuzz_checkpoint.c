@@ -1,11 +1,6 @@
 // Fuzzer of everything that reads weights. A loaded model is read to its last weight, so that AddressSanitizer sees a
 // tensor that leaves its memory. The first byte of an input says what the rest is, see Target.
 //
-//   clang -std=gnu11 -D_GNU_SOURCE -DHAVE_JANSSON -Wno-unknown-pragmas -g -O1 -fsanitize=fuzzer,address,undefined -I. \
-//       dev/fuzz_checkpoint.c tests/toy_checkpoint.c checkpoint.c huggingface.c safetensors.c mapped_file.c weights.c \
-//       model.c dtype.c utils.c -ljansson -lm -o build/fuzz_checkpoint
-//   mkdir -p build/corpus && TMPDIR=/dev/shm build/fuzz_checkpoint build/corpus -max_total_time=300 -timeout=10
-//
 // A corpus directory that is empty is filled with a right file of each kind first. -rss_limit_mb and -timeout stand for
 // the promise that a small file asks for little memory and time.
 #include <dirent.h>
@@ -166,6 +161,7 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                                                    "index/model.safetensors.index.json"};
     static const char* const loaded[NUM_TARGETS] = {"model.bin", "weights", "weights", "config", "index"};
     if (size < 2 || data[0] >= NUM_TARGETS) return -1;
+    if (root[0] == '\0') make_root(); // replayed by make test, without libFuzzer
     Target target = data[0];
     DType dtype = (DType)(data[1] % NUM_DTYPES);
     if (target == HEADER) {

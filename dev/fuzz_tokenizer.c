@@ -1,12 +1,5 @@
 // libFuzzer target for the tokenizer: hostile files for its loaders, hostile text for its encoder.
 //
-//     clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -DHAVE_JANSSON dev/fuzz_tokenizer.c tokenizer.c mapped_file.c
-//           utils.c -ljansson -o build/fuzz_tokenizer
-//     build/fuzz_tokenizer -max_len=4096 CORPUS_DIRECTORY
-//
-// With -DREPLAY instead of -fsanitize=fuzzer, any compiler makes a program that tries the files it is given, so that
-// what the fuzzer found can be looked at under a debugger or valgrind.
-//
 // The first byte of the input chooses what the rest is: 'b' the tokens of a .bin, to which a header is added, 'f' a .bin
 // as a whole, 'h' the ends of vocab.json and of merges.txt with a NUL between, 'j' both files as a whole, and all else
 // a text. What loads must then encode and decode without loss.
@@ -170,20 +163,3 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     return 0;
 }
-
-#ifdef REPLAY
-int main(int argc, char** argv) {
-    const size_t capacity = 1 << 20;
-    uint8_t* data = malloc(capacity);
-    for (int i = 1; i < argc; i++) {
-        FILE* f = fopen(argv[i], "rb");
-        require(f != NULL && data != NULL, argv[i]);
-        size_t size = fread(data, 1, capacity, f);
-        fclose(f);
-        LLVMFuzzerTestOneInput(data, size);
-        printf("%s: %zu bytes, fine\n", argv[i], size);
-    }
-    free(data);
-    return 0;
-}
-#endif

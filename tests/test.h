@@ -30,6 +30,9 @@ void test_kernels(Tests* t);
 void test_model(Tests* t);
 void test_inside(Tests* t);
 void test_cli(Tests* t);
+void test_hostile(Tests* t);      // files made to do harm
+void test_surroundings(Tests* t); // the program at its limits, and where its surroundings fail
+void test_long(Tests* t);         // a thousand generations in one process
 void test_hip(Tests* t);
 
 #ifdef __cplusplus

@@ -238,12 +238,13 @@ static void test_comparison(Tests* t) {
 static void test_npy(Tests* t) {
     char directory[256], path[300];
     Error error;
-    NpyWriter writer;
+    OutputFile writer;
     const float values[6] = {1, -2, 3, 4.5f, 0, 1e-9f};
     size_t rows = 0, cols = 0;
     make_directory(directory);
     snprintf(path, sizeof path, "%s/a.npy", directory);
-    must(npy_open(&writer, path, 2, 3, &error) && npy_write(&writer, values, 6, &error) && npy_close(&writer, &error),
+    must(npy_open(&writer, path, 2, 3, &error) && output_write(&writer, values, sizeof values, &error) &&
+             output_close(&writer, &error),
          &error);
     float* read = npy_read(path, &rows, &cols, &error);
     test_check(t, read != NULL && rows == 2 && cols == 3 && memcmp(read, values, sizeof values) == 0,

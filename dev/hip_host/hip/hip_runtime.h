@@ -184,11 +184,10 @@ inline Block*& block() {
 
 #ifdef __x86_64__
 // Saves the callee-saved registers on this stack and takes them from the other (System V ABI).
-__attribute__((naked, noinline, unused)) static void switch_stacks(void** save, void* load) {
+__attribute__((naked, noinline, unused)) static void switch_stacks(void** /* save */, void* /* load */) {
     asm volatile("pushq %rbp\n pushq %rbx\n pushq %r12\n pushq %r13\n pushq %r14\n pushq %r15\n"
                  "movq %rsp, (%rdi)\n movq %rsi, %rsp\n"
                  "popq %r15\n popq %r14\n popq %r13\n popq %r12\n popq %rbx\n popq %rbp\n ret");
-    (void)save, (void)load;
 }
 #endif
 

@@ -1,0 +1,338 @@
+// make test-faults: the program, built with dev/faults.c under the address and undefined-behaviour sanitizers, meets
+// every fault at every point of several short runs. Each time it must go on as if nothing had been, or end with one line
+// and exit status 1: never by a crash, a hang or a leak, with other text than the undisturbed run's, or with a half
+// written file. `test_faults PROGRAM [RUN...]`: all runs, or those named.
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../tests/toy_checkpoint.h"
+#include "../utils.h"
+
+enum { SANITIZER_STATUS = 99, KILLED = 1000, HUNG = 2000 };
+
+typedef struct {
+    const char* program;
+    char directory[256];
+    long faults, tolerated, failed; // injected; without effect on the result; judged wrong
+} Bench;
+
+// A run of the program, from its directory.
+typedef struct {
+    const char* name;
+    const char* args[24];
+    const char* input; // file for standard input
+    const char* file;  // that it writes, or NULL
+} Run;
+
+static const Run runs[] = {
+    {"text", {"-m", "toy.bin", "-p", "a the\xff", "-n", "4", "-t", "1", NULL}, "/dev/null", NULL},
+    {"samples",
+     {"-m", "hf", "--dtype", "q8", "-b", "3", "--temp", "1", "--top-k", "9", "-s", "1", "-t", "1", "-n", "3", "-f",
+      "prompt", NULL},
+     "/dev/null",
+     NULL},
+    {"json", {"-m", "toy.bin", "--json", "--top", "3", "-n", "2", "-t", "1", "-s", "1", NULL}, "prompt", NULL},
+    {"logits",
+     {"-m", "toy.bin", "-p", "the the", "--logits", "logits.npy", "-n", "1", "-q", "-t", "1", NULL},
+     "/dev/null",
+     "logits.npy"},
+    {"converted",
+     {"-m", "toy.bin", "-p", "a", "--dtype", "bf16", "--repeat-penalty", "1.5", "-n", "2", "-t", "1", "-v", NULL},
+     "/dev/null",
+     NULL},
+    {"tokens", {"-m", "toy.bin", "--tokens", NULL}, "prompt", NULL},
+    {"top", {"-m", "toy.bin", "-p", "a", "--top", "4", "-q", "-t", "1", NULL}, "/dev/null", NULL},
+    {"help", {"--help", NULL}, "/dev/null", NULL},
+    {"devices", {"--list-devices", NULL}, "/dev/null", NULL},
+    {"nothing", {"-m", "missing.bin", NULL}, "/dev/null", NULL},
+};
+
+static void in_directory(const Bench* bench, char path[512], const char* name) {
+    snprintf(path, 512, "%s/%s", bench->directory, name);
+}
+
+static bool is_there(const Bench* bench, const char* name) {
+    char path[512];
+    in_directory(bench, path, name);
+    return access(path, F_OK) == 0;
+}
+
+static void discard(const Bench* bench, const char* name) {
+    char path[512];
+    in_directory(bench, path, name);
+    unlink(path);
+}
+
+static Bytes content(const Bench* bench, const char* name) {
+    char path[512];
+    in_directory(bench, path, name);
+    Bytes bytes = read_file(path);
+    bytes.data[bytes.size] = '\0'; // read_file() leaves room for it
+    return bytes;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The files that the runs need: a model of random numbers in both formats, and a vocabulary of 258 tokens.
+
+static void make_tokenizers(const Bench* bench) {
+    char path[512], vocab[8192];
+    unsigned char bin[1024 + 512 + 3 + 14] = {0xc8, 0xd7, 0x34, 1, 2, 0, 0, 0, 2, 1, 0, 0, 1, 1}; // ids 256 and 257
+    size_t at = 1024, n = 0;
+    int stand_in = 256;
+    for (int b = 0; b < 256; b++) {
+        bool printable = (b > 32 && b < 127) || (b > 160 && b != 173);
+        bin[at++] = 1;
+        bin[at++] = (unsigned char)b;
+        n += (size_t)snprintf(vocab + n, sizeof vocab - n, "%s\"\\u%04x\":%d", b == 0 ? "{" : ",",
+                              (unsigned)(printable ? b : stand_in++), b);
+    }
+    memcpy(bin + at, "\2th\15<|endoftext|>", 3 + 14);
+    snprintf(vocab + n, sizeof vocab - n, ",\"th\":256,\"<|endoftext|>\":257}");
+    in_directory(bench, path, "toy_tokenizer.bin");
+    write_file(path, bin, sizeof bin);
+    in_directory(bench, path, "hf/vocab.json");
+    write_file(path, vocab, strlen(vocab));
+    in_directory(bench, path, "hf/merges.txt");
+    write_file(path, "#version: 0.2\nt h\n", 18);
+}
+
+static void make_files(Bench* bench) {
+    char path[512];
+    make_directory(bench->directory);
+    in_directory(bench, path, "hf");
+    if (mkdir(path, 0700) != 0) exit(1);
+    Toy toy = toy_make((GPT2Config){32, 258, 258, 2, 2, 16}, 3, true);
+    Bytes bin = toy_llmc(&toy, 3);
+    in_directory(bench, path, "toy.bin");
+    write_file(path, bin.data, bin.size);
+    Safetensors tensors = toy_safetensors(&toy, &(SafetensorsStyle){"", {"F32", "F16", "BF16"}, true, true, 0, 1});
+    Bytes file = safetensors_bytes(&tensors);
+    in_directory(bench, path, "hf/model.safetensors");
+    write_file(path, file.data, file.size);
+    char* config = toy_config_json(&toy);
+    in_directory(bench, path, "hf/config.json");
+    write_file(path, config, strlen(config));
+    in_directory(bench, path, "prompt");
+    write_file(path, "the\n", 4);
+    make_tokenizers(bench);
+    free(config);
+    free(file.data);
+    safetensors_release(&tensors);
+    free(bin.data);
+    toy_free(&toy);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// One run
+
+static void become_program(const Bench* bench, const Run* run, const char* fault) {
+    const char* argv[26] = {bench->program};
+    for (int i = 0; run->args[i] != NULL; i++) argv[i + 1] = run->args[i];
+    if (chdir(bench->directory) != 0) _exit(98);
+    int in = open(run->input, O_RDONLY), out = open("out", O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    int err = open("err", O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0) _exit(98);
+    for (int fd = 3; fd < 32; fd++) close(fd);
+    setenv("ASAN_OPTIONS", "exitcode=99:detect_leaks=1:allocator_may_return_null=1", 1);
+    setenv("UBSAN_OPTIONS", "exitcode=99", 1);
+    setenv("GPT2_FAULT_MARK", "mark", 1);
+    if (fault != NULL) setenv("GPT2_FAULT", fault, 1);
+    else unsetenv("GPT2_FAULT");
+    execv(bench->program, (char* const*)argv);
+    _exit(98);
+}
+
+// Exit status, KILLED + signal, or HUNG. With a signal, that one is sent after so many microseconds.
+static int run_program(const Bench* bench, const Run* run, const char* fault, int number, long after) {
+    discard(bench, "mark");
+    if (run->file != NULL) discard(bench, run->file);
+    pid_t pid = fork();
+    if (pid == 0) become_program(bench, run, fault);
+    int status = 0;
+    double deadline = seconds_now() + 60, due = seconds_now() + 1e-6 * (double)after;
+    while (waitpid(pid, &status, WNOHANG) == 0) {
+        if (number != 0 && seconds_now() >= due) {
+            kill(pid, number);
+            number = 0;
+        }
+        if (seconds_now() > deadline) {
+            kill(pid, SIGKILL);
+            waitpid(pid, &status, 0);
+            return HUNG;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : KILLED + WTERMSIG(status);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Judging it
+
+// What a run leaves when nothing disturbs it.
+typedef struct {
+    int status;
+    Bytes out, file;
+} Outcome;
+
+// Is the last line of standard error one of ours that says what failed?
+static bool ends_with_message(const char* err) {
+    size_t length = strlen(err);
+    if (length == 0 || err[length - 1] != '\n') return false;
+    const char* line = err + length - 1;
+    while (line > err && line[-1] != '\n') line--;
+    return strncmp(line, "gpt2: ", 6) == 0 && strlen(line) > 12;
+}
+
+// Digits of a JSON report's times and rates change from run to run, so that its text is compared up to them.
+static size_t comparable(const Bytes* out) {
+    const char* timings = memmem(out->data, out->size, "\"timings\"", 9);
+    return timings != NULL ? (size_t)(timings - (const char*)out->data) : out->size;
+}
+
+// Does what it prints tell of the whole run, or of several samples, so that it is another where a signal shortens them?
+static bool tells_of_itself(const Run* run) {
+    for (int i = 0; run->args[i] != NULL; i++) {
+        if (strcmp(run->args[i], "--json") == 0 || strcmp(run->args[i], "-b") == 0) return true;
+    }
+    return false;
+}
+
+// What is wrong with this outcome of a disturbed run, or NULL. `ending` is the status that a signal gives, or 0.
+static const char* find_fault(const Bench* bench, const Run* run, const Outcome* plain, int status, int ending) {
+    Bytes out = content(bench, "out"), err = content(bench, "err"), file = {0};
+    const char* problem = NULL;
+    size_t n = comparable(&plain->out), m = comparable(&out);
+    bool is_prefix = m <= n && memcmp(out.data, plain->out.data, m) == 0;
+    if (run->file != NULL && is_there(bench, run->file)) file = content(bench, run->file);
+    if (status == HUNG) problem = "it hangs";
+    else if (status == SANITIZER_STATUS || strstr((char*)err.data, "Sanitizer") ||
+             strstr((char*)err.data, "runtime error"))
+        problem = "the sanitizers complain";
+    else if (status >= KILLED && (ending == 0 || status != KILLED + ending - 128)) problem = "it is killed";
+    else if (status != plain->status && status != 1 && status != ending && status < KILLED)
+        problem = "another exit status";
+    else if (!is_prefix && !(ending != 0 && tells_of_itself(run))) problem = "other text than undisturbed";
+    else if (status == 0 && m != n) problem = "text is lost though the exit status is 0";
+    else if (status == 1 && !ends_with_message((char*)err.data)) problem = "no message";
+    else if (status == 0 && run->file != NULL && file.data == NULL) problem = "no file though the exit status is 0";
+    else if (file.data != NULL &&
+             (file.size != plain->file.size || memcmp(file.data, plain->file.data, file.size) != 0))
+        problem = "half a file";
+    else if (is_there(bench, "logits.npy.tmp")) problem = "an unfinished file is left";
+    if (problem != NULL) printf("  standard error: %.800s\n", (char*)err.data);
+    discard(bench, "logits.npy.tmp");
+    free(out.data);
+    free(err.data);
+    free(file.data);
+    return problem;
+}
+
+static void judge(Bench* bench, const Run* run, const Outcome* plain, const char* fault, int status, int ending) {
+    const char* problem = find_fault(bench, run, plain, status, ending);
+    bench->faults++;
+    bench->tolerated += status == plain->status;
+    if (problem == NULL) return;
+    bench->failed++;
+    printf("  FAILED %s, %s: %s (status %d)\n", run->name, fault, problem, status);
+}
+
+static Outcome undisturbed(const Bench* bench, const Run* run) {
+    Outcome plain = {.status = run_program(bench, run, NULL, 0, 0)};
+    plain.out = content(bench, "out");
+    if (run->file != NULL && is_there(bench, run->file)) plain.file = content(bench, run->file);
+    return plain;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+// A fault at the 1st, 2nd, ... call, until there are no more calls. Signals come at every call up to the 200th and at
+// every 13th behind it: reading JSON makes thousands, all of one kind.
+static void inject_all(Bench* bench, const Run* run, const Outcome* plain, const char* kind, int ending) {
+    long before = bench->failed, n = 1, tried = 0;
+    for (;; n += ending != 0 && n >= 200 ? 13 : 1, tried++) {
+        char fault[64];
+        snprintf(fault, sizeof fault, "%s:%ld", kind, n);
+        int status = run_program(bench, run, fault, 0, 0);
+        if (!is_there(bench, "mark")) break;
+        judge(bench, run, plain, fault, status, ending);
+    }
+    printf("  %-6s %s: %s at %ld of %ld calls\n", bench->failed == before ? "ok" : "FAILED", run->name, kind, tried,
+           n - 1);
+    fflush(stdout);
+}
+
+static void inject_signals(Bench* bench, const Run* run, const Outcome* plain) {
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    enum { TIMES = 10 };
+    long before = bench->failed;
+    double start = seconds_now();
+    run_program(bench, run, NULL, 0, 0);
+    long lasts = (long)(1e6 * (seconds_now() - start));
+    unsigned state = 1;
+    for (int i = 0; i < 3 * TIMES; i++) {
+        state = state * 1103515245u + 12345u;
+        char fault[64];
+        long after = (long)(state >> 8) % lasts;
+        snprintf(fault, sizeof fault, "signal %d after %ld us", numbers[i % 3], after);
+        int status = run_program(bench, run, NULL, numbers[i % 3], after);
+        judge(bench, run, plain, fault, status, 128 + numbers[i % 3]);
+    }
+    printf("  %-6s %s: SIGINT, SIGTERM and SIGHUP at %d moments\n", bench->failed == before ? "ok" : "FAILED",
+           run->name, 3 * TIMES);
+}
+
+// The judge must see what is wrong.
+static bool judge_sees(Bench* bench) {
+    const Run* run = &runs[0];
+    Outcome plain = undisturbed(bench, run);
+    Bytes err = content(bench, "err");
+    if (plain.status != 0) printf("  the undisturbed run ends with status %d: %s\n", plain.status, (char*)err.data);
+    free(err.data);
+    bool right = plain.status == 0 && plain.out.size > 5 && find_fault(bench, run, &plain, 0, 0) == NULL;
+    bool killed = find_fault(bench, run, &plain, KILLED + SIGSEGV, 0) != NULL;
+    bool usage = find_fault(bench, run, &plain, 2, 0) != NULL;
+    bool silent = find_fault(bench, run, &plain, 1, 0) != NULL;
+    if (plain.out.size > 1) plain.out.data[1] ^= 1;
+    bool other = find_fault(bench, run, &plain, 0, 0) != NULL;
+    free(plain.out.data);
+    printf("  %-6s the judge accepts an undisturbed run, and refuses a crash, usage, silence and another text\n",
+           right && killed && usage && silent && other ? "ok" : "FAILED");
+    return right && killed && usage && silent && other;
+}
+
+int main(int argc, char** argv) {
+    static const char* const kinds[] = {"memory", "open",   "map",        "stat",        "read",       "write",
+                                        "file",   "rename", "short-read", "short-write", "eintr-read", "eintr-write"};
+    if (argc < 2) return 2;
+    char* program = realpath(argv[1], NULL);
+    if (program == NULL) return 2;
+    Bench bench = {.program = program};
+    make_files(&bench);
+    bool ok = judge_sees(&bench);
+    for (size_t r = 0; r < sizeof runs / sizeof *runs; r++) {
+        bool wanted = argc == 2;
+        for (int i = 2; i < argc; i++) wanted |= strcmp(argv[i], runs[r].name) == 0;
+        if (!wanted) continue;
+        Outcome plain = undisturbed(&bench, &runs[r]);
+        for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) inject_all(&bench, &runs[r], &plain, kinds[k], 0);
+        inject_all(&bench, &runs[r], &plain, "2", 128 + SIGINT);
+        inject_all(&bench, &runs[r], &plain, "15", 128 + SIGTERM);
+        inject_signals(&bench, &runs[r], &plain);
+        free(plain.out.data);
+        free(plain.file.data);
+    }
+    remove_directory(bench.directory);
+    free(program);
+    printf("\n%ld faults injected, %ld of them without effect, %ld handled wrongly\n", bench.faults, bench.tolerated,
+           bench.failed);
+    printf("%d passed, %d failed\n", ok && bench.failed == 0, !(ok && bench.failed == 0));
+    return !ok || bench.failed > 0;
+}
