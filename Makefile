@@ -69,9 +69,11 @@ endif
 # ---------------------------------------------------------------------------------------------------------------------
 # files
 
-MODULES  := checkpoint device dtype gpt2_cpu huggingface mapped_file model model_paths output_file safetensors sampler tokenizer utils weights
-FRONT    := list_devices npy options prompt report report_json text_output
-TESTS    := checkpoint cli dtype hostile huggingface kernels model sampler surroundings tokenizer
+MODULES  := checkpoint device dtype gpt2_cpu huggingface mapped_file model model_paths operations output_file profile safetensors sampler \
+            tokenizer utils weights
+FRONT    := estimate info list_devices machine npy operation_table options print profile_report prompt report \
+            report_json score text_output trace verify
+TESTS    := checkpoint cli dtype hostile huggingface inside kernels model sampler surroundings tokenizer
 SUPPORT  := reference toy_checkpoint
 KERNELS  := $(VARIANTS:%=$(BUILD)/cpu_kernels_%.o)
 LIBRARY  := $(MODULES:%=$(BUILD)/%.o) $(KERNELS)

@@ -86,9 +86,17 @@ static bool load_llmc(GPT2Model* model, MappedFile* file, const char* path, bool
     for (int id = 0; id < NUM_PARAMETERS; id++) {
         ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &model->config);
         for (size_t layer = 0; layer < shape.layers; layer++) {
-            sources[source_index(&model->config, id, layer)] = (SourceTensor){data, model->file_dtype, false};
+            sources[source_index(&model->config, id, layer)] = (SourceTensor){
+                .data = data, .dtype = model->file_dtype, .file = path, .offset = (size_t)(data - file->bytes)};
             data += shape.rows * shape.cols * dtype_size(model->file_dtype);
         }
+    }
+    if (model->contents != NULL) {
+        int version = header_field(file->bytes, 1);
+        snprintf(model->contents->format, sizeof model->contents->format, "llm.c checkpoint, version %d (%s%s)",
+                 version, dtype_names[model->file_dtype],
+                 version == LLMC_F32_UNPADDED ? ", vocabulary not padded" : "");
+        snprintf(model->contents->configuration, sizeof model->contents->configuration, "header of %s", path);
     }
     if (keep_dtype) dtype = model->file_dtype;
     bool use_in_place = dtype == model->file_dtype;
@@ -120,14 +128,34 @@ static bool load_file(GPT2Model* model, const char* path, bool keep_dtype, DType
     return ok;
 }
 
-bool checkpoint_load(GPT2Model* model, const char* path, bool keep_dtype, DType dtype, Error* error) {
-    *model = (GPT2Model){0};
+// From the file or directory into a model that holds nothing yet but, perhaps, a place for its contents.
+static bool load_path(GPT2Model* model, const char* path, bool keep_dtype, DType dtype, Error* error) {
     struct stat status;
     bool is_directory = stat(path, &status) == 0 && S_ISDIR(status.st_mode);
     bool ok = is_directory ? load_hf_directory(model, path, keep_dtype, dtype, error)
                            : load_file(model, path, keep_dtype, dtype, error);
     if (!ok) checkpoint_free(model);
     return ok;
+}
+
+bool checkpoint_load(GPT2Model* model, const char* path, bool keep_dtype, DType dtype, Error* error) {
+    *model = (GPT2Model){0};
+    return load_path(model, path, keep_dtype, dtype, error);
+}
+
+bool checkpoint_load_contents(GPT2Model* model, CheckpointContents* contents, const char* path, Error* error) {
+    *contents = (CheckpointContents){0};
+    *model = (GPT2Model){.contents = contents};
+    if (load_path(model, path, true, DTYPE_F32, error)) return true;
+    checkpoint_contents_free(contents);
+    return false;
+}
+
+void checkpoint_contents_free(CheckpointContents* contents) {
+    for (size_t i = 0; i < contents->num_files; i++) free(contents->files[i]);
+    free(contents->files);
+    free(contents->places);
+    *contents = (CheckpointContents){0};
 }
 
 void checkpoint_free(GPT2Model* model) {

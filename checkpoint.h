@@ -26,6 +26,27 @@ bool checkpoint_load(GPT2Model* model, const char* path, bool keep_dtype, DType 
 
 void checkpoint_free(GPT2Model* model);
 
+// Where one layer of a parameter lies in a checkpoint.
+typedef struct {
+    size_t file;          // number of its file
+    size_t offset, bytes; // from the start of that file
+    DType dtype;
+    bool is_transposed; // (cols, rows), as Hugging Face keeps linear layers
+} TensorPlace;
+
+// What a checkpoint consists of.
+typedef struct CheckpointContents {
+    char format[96];
+    char configuration[4096]; // the file that it is from, or how it was found
+    char** files;             // (num_files) that hold weights
+    size_t num_files;
+    TensorPlace* places; // (NUM_PARAMETERS, L), the layers of one parameter side by side
+} CheckpointContents;
+
+// checkpoint_load() with the matrices as the file has them, and the contents besides. Free both.
+bool checkpoint_load_contents(GPT2Model* model, CheckpointContents* contents, const char* path, Error* error);
+void checkpoint_contents_free(CheckpointContents* contents);
+
 // Writes an llm.c checkpoint, version 3 (DTYPE_F32) or 5 (DTYPE_BF16): beside the target, then renamed.
 bool checkpoint_save_llmc(const GPT2Model* model, const char* path, DType dtype, Error* error);
 

@@ -38,6 +38,12 @@ static inline size_t q8_num_scales(size_t C) {
     return (C + Q8_BLOCK - 1) / Q8_BLOCK;
 }
 
+// Bytes of one row of C elements, its scales included.
+static inline size_t dtype_row_bytes(DType dtype, size_t C) {
+    size_t scales = dtype == DTYPE_Q8 ? q8_num_scales(C) * sizeof(uint16_t) : 0;
+    return dtype_row_stride(dtype, C) * dtype_size(dtype) + scales;
+}
+
 static inline float f32_from_bits(uint32_t bits) {
     float f;
     memcpy(&f, &bits, sizeof f);

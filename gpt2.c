@@ -11,6 +11,7 @@
 
 #include "checkpoint.h"   // checkpoint_find, checkpoint_load
 #include "gpt2_kernels.h" // DeviceApi, TokenRun: what runs the model
+#include "inspect.h"      // --top K --all, --verify, --profile, --estimate, --info
 #include "list_devices.h"
 #include "npy.h"         // npy_open: --logits
 #include "options.h"     // Options, options_parse
@@ -107,13 +108,16 @@ static bool load_model(Generation* g, Error* error) {
     bool shows_progress = !options->quiet && isatty(STDERR_FILENO);
     double start = seconds_now();
     if (shows_progress) fprintf(stderr, "loading %s ...", g->paths.model);
-    bool ok = checkpoint_load(&g->model, g->paths.model, options->keep_dtype, options->dtype, error);
+    // to be looked at, or to be loaded again with every weight type
+    bool as_it_is =
+        options->action == ACTION_VERIFY || options->action == ACTION_ESTIMATE || options->action == ACTION_INFO;
+    bool ok = checkpoint_load(&g->model, g->paths.model, options->keep_dtype || as_it_is, options->dtype, error);
     if (shows_progress) fprintf(stderr, "\r\033[K");
     g->load_seconds = seconds_now() - start;
     return ok;
 }
 
-// Applies --layers, --ctx and --top to the model, where they fit it. A false is wrong usage.
+// Applies --layers, --ctx, --stride and --top to the model, where they fit it. A false is wrong usage.
 static bool fit_options(Generation* g, Error* error) {
     GPT2Config* config = &g->model.config;
     const Options* options = g->options;
@@ -134,6 +138,9 @@ static bool fit_options(Generation* g, Error* error) {
         g->model.num_parameters = gpt2_num_parameters(config);
     }
     g->context = options->context > 0 ? options->context : config->max_seq_len;
+    if (options->stride > g->context) {
+        return fail(error, "--stride: %d is more than the %d tokens of the context", options->stride, g->context);
+    }
     g->threads = options->threads > 0 ? options->threads : cpu_physical_cores();
     return true;
 }
@@ -566,20 +573,72 @@ static int exit_with(int status, const Error* error) {
     return status;
 }
 
+// From the options to a model and a tokenizer that fit together, and the prompt's text. *status is what a failure exits
+// with.
+static bool prepare(Generation* g, int* status, Error* error) {
+    const Options* options = g->options;
+    *status = EXIT_FAILURE;
+    if (!checkpoint_find(&g->paths, options->model, options->tokenizer, error) || !load_model(g, error) ||
+        !load_tokenizer(g, error) || !check_vocabulary(g, error)) {
+        return false;
+    }
+    *status = EXIT_USAGE;
+    if (!fit_options(g, error)) return false;
+    *status = EXIT_FAILURE;
+    // nothing is run: a prompt only counts where one was given, and nobody is kept waiting for one
+    bool needs_none = options->action == ACTION_INFO || options->action == ACTION_ESTIMATE;
+    if (needs_none && options->prompt == NULL && options->prompt_file == NULL) return true;
+    size_t limit = options->action == ACTION_SCORE ? LONGEST_PROMPT : longest_prompt(g);
+    return prompt_read(&g->prompt, options, limit, error);
+}
+
+// The prompt as the action wants it: a text to be scored may be longer than the context.
+static bool encode_for_inspection(Generation* g, Error* error) {
+    Action action = g->options->action;
+    if (action == ACTION_INFO || (action == ACTION_ESTIMATE && g->prompt.length == 0)) return true;
+    if (action != ACTION_SCORE) return encode_prompt_within_context(g, error);
+    size_t num_tokens;
+    if (g->prompt.is_cut) return fail(error, "the text is longer than %zu bytes; score it in parts", LONGEST_PROMPT);
+    if (!encode_prompt(g, &num_tokens, error)) return false;
+    g->num_prompt = (int)num_tokens; // at most one for a byte
+    return true;
+}
+
+static bool inspect(Generation* g, TextOutput* out, bool* passed, Error* error) {
+    switch (g->options->action) {
+    case ACTION_SCORE: return score_prompt(g, out, error);
+    case ACTION_VERIFY: return verify_devices(g, out, passed, error);
+    case ACTION_PROFILE: return profile_run(g, out, error);
+    case ACTION_ESTIMATE: return estimate_run(g, out, error);
+    default: return info_print(g, out, error);
+    }
+}
+
+static int run_inspection(const Options* options, TextOutput* out) {
+    Generation g = {.options = options};
+    Error error;
+    int status;
+    bool passed = true;
+    if (!prepare(&g, &status, &error) || !encode_for_inspection(&g, &error) || !inspect(&g, out, &passed, &error) ||
+        !text_end(out, &error)) {
+        status = exit_with(status, &error);
+    } else {
+        status = passed ? EXIT_SUCCESS : EXIT_FAILURE;
+    }
+    generation_free(&g);
+    return status;
+}
+
 static int run_generate(const Options* options, TextOutput* out) {
     Generation g = {.options = options};
     Error error;
-    int status = EXIT_SUCCESS;
-    if (!checkpoint_find(&g.paths, options->model, options->tokenizer, &error) || !load_model(&g, &error) ||
-        !load_tokenizer(&g, &error) || !check_vocabulary(&g, &error)) {
-        status = exit_with(EXIT_FAILURE, &error);
-    } else if (!fit_options(&g, &error)) {
-        status = exit_with(EXIT_USAGE, &error);
-    } else if (!prompt_read(&g.prompt, options, longest_prompt(&g), &error) ||
-               !encode_prompt_within_context(&g, &error) || !continue_prompt(&g, out, &error)) {
+    int status;
+    if (!prepare(&g, &status, &error)) {
+        status = exit_with(status, &error);
+    } else if (!encode_prompt_within_context(&g, &error) || !continue_prompt(&g, out, &error)) {
         status = exit_with(interrupted ? EXIT_SIGNALLED + interrupted : EXIT_FAILURE, &error);
-    } else if (interrupted) {
-        status = EXIT_SIGNALLED + interrupted;
+    } else {
+        status = interrupted ? EXIT_SIGNALLED + interrupted : EXIT_SUCCESS;
     }
     generation_free(&g);
     return status;
@@ -646,6 +705,11 @@ int main(int argc, char** argv) {
     bool ok = true;
     switch (options.action) {
     case ACTION_GENERATE: return run_generate(&options, &out);
+    case ACTION_SCORE:
+    case ACTION_VERIFY:
+    case ACTION_PROFILE:
+    case ACTION_ESTIMATE:
+    case ACTION_INFO: return run_inspection(&options, &out);
     case ACTION_TOKENS: return run_tokens(&options, &out);
     case ACTION_LIST_DEVICES: ok = list_devices(&out, &error); break;
     case ACTION_HELP: ok = print_help(&out, &error); break;

@@ -84,6 +84,7 @@ typedef struct {
     DType file_dtype;               // of the matrices in the file
     size_t num_parameters;          // total_params of llm.c: padding included
     Tensor tensors[NUM_PARAMETERS]; // indexed by ParameterId
+    struct CheckpointContents* contents; // filled in by the loaders (checkpoint.h), or NULL
     // who owns the memory behind the tensors
     void* mapping; // the file, mapped read-only, or NULL
     size_t mapping_bytes;

@@ -133,6 +133,8 @@ struct Device {
     float* scores; // (num_threads, ATTENTION_MAX_QUERIES, maxT rounded up)
     size_t packed_bytes, scores_floats;
     Barrier barrier;
+    Profile* profile; // or NULL
+    float* residuals; // (L + 1, max_batch, maxT, C) of the caller, or NULL
     char description[96];
 };
 
@@ -188,6 +190,8 @@ static Device* cpu_open(const GPT2Model* model, const DeviceOptions* options, Er
     d->kernels = kernels;
     d->max_seq_len = options->max_seq_len;
     d->max_batch = options->max_batch;
+    d->profile = options->profile;
+    d->residuals = options->residuals;
 #ifdef _OPENMP
     d->num_threads = options->num_threads;
 #else
@@ -261,7 +265,27 @@ static void share(const Stage* s, size_t n, size_t unit, size_t* begin, size_t* 
 }
 
 static void stage_barrier(const Stage* s) {
+    Profile* profile = s->d->profile;
+    double arrived = profile != NULL ? seconds_now() : 0;
     barrier_wait(&s->d->barrier, s->num_threads);
+    if (profile != NULL) profile_waited(profile, s->thread, seconds_now() - arrived);
+}
+
+// Every thread ends its part of an operation with this, after the barrier.
+static void operation_done(const Stage* s, Operation operation, int B, int T) {
+    if (s->d->profile != NULL) profile_end(s->d->profile, s->thread, operation, (CallShape){B, T, s->position});
+}
+
+// Hands out the residual stream after `layer` layers. Called after a barrier, by one thread: the others cannot write to
+// x before this one has come to the barriers that follow.
+static void keep_residual(const Stage* s, int layer) {
+    const Device* d = s->d;
+    if (d->residuals == NULL || s->thread != 0) return;
+    size_t C = (size_t)d->model->config.channels, maxT = (size_t)d->max_seq_len, T = (size_t)s->T;
+    for (size_t b = 0; b < (size_t)s->B; b++) {
+        size_t row = ((size_t)layer * (size_t)d->max_batch + (size_t)s->slots[b]) * maxT + (size_t)s->position;
+        memcpy(d->residuals + row * C, d->x + b * T * C, T * C * sizeof(float));
+    }
 }
 
 // x = wte[token] + wpe[position]
@@ -356,10 +380,15 @@ static void block_forward(const Stage* s, int layer) {
     Tensor fcw = gpt2_tensor(m, FCW, layer), fcprojw = gpt2_tensor(m, FCPROJW, layer);
     linear(s, d->qkv, d->x, norm_of(m, LN1W, LN1B, layer), &qkvw, gpt2_vector(m, QKVB, layer), R, C, 3 * C,
            EPILOGUE_STORE);
+    operation_done(s, OPERATION_QKV, s->B, s->T);
     attend(s, layer);
+    operation_done(s, OPERATION_ATTENTION, s->B, s->T);
     linear(s, d->x, d->att, none, &attprojw, gpt2_vector(m, ATTPROJB, layer), R, C, C, EPILOGUE_ADD);
+    operation_done(s, OPERATION_ATTPROJ, s->B, s->T);
     linear(s, d->fc, d->x, norm_of(m, LN2W, LN2B, layer), &fcw, gpt2_vector(m, FCB, layer), R, C, 4 * C, EPILOGUE_GELU);
+    operation_done(s, OPERATION_FC, s->B, s->T);
     linear(s, d->x, d->fc, none, &fcprojw, gpt2_vector(m, FCPROJB, layer), R, 4 * C, C, EPILOGUE_ADD);
+    operation_done(s, OPERATION_FCPROJ, s->B, s->T);
 }
 
 // logits (n, V) of rows [first, first + n) of x: LayerNorm, then the dot product with every token's embedding.
@@ -368,6 +397,7 @@ static void head_forward(const Stage* s, float* logits, size_t first, size_t n) 
     size_t C = (size_t)m->config.channels, V = (size_t)m->config.vocab_size;
     Tensor wte = gpt2_tensor(m, WTE, 0);
     linear(s, logits, s->d->x + first * C, norm_of(m, LNFW, LNFB, 0), &wte, NULL, n, C, V, EPILOGUE_STORE);
+    operation_done(s, OPERATION_HEAD, 1, (int)n);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -376,9 +406,15 @@ static void head_forward(const Stage* s, float* logits, size_t first, size_t n) 
 // One chunk through all layers. The last `wanted` of its T tokens get logits; sequence b's go to
 // logits + b * logits_stride.
 static void chunk_forward(const Stage* s, float* logits, size_t logits_stride, int wanted) {
+    if (s->d->profile != NULL) profile_start(s->d->profile, s->thread);
     embed(s);
     stage_barrier(s);
-    for (int layer = 0; layer < s->d->model->config.num_layers; layer++) block_forward(s, layer);
+    operation_done(s, OPERATION_EMBED, s->B, s->T);
+    keep_residual(s, 0);
+    for (int layer = 0; layer < s->d->model->config.num_layers; layer++) {
+        block_forward(s, layer);
+        keep_residual(s, layer + 1);
+    }
     if (wanted == 0) return;
     if (s->T == wanted && logits_stride == (size_t)wanted * (size_t)s->d->model->config.vocab_size) {
         head_forward(s, logits, 0, stage_rows(s)); // all rows, one after the other: one product for all sequences

@@ -4,6 +4,7 @@
 #define GPT2_KERNELS_H
 
 #include "gpt2.h"
+#include "profile.h"
 #include "sampler.h"
 
 #ifdef __cplusplus
@@ -20,6 +21,10 @@ typedef struct {
     int gpu;             // GPU: its number, as gpt2_hip_info counts
     DType dtype;         // GPU: what the matrices become on the card; the CPU uses the model as it is
     bool cpu_logits;     // GPU: wte stays with the CPU, which computes the logits from the last hidden state
+    // To look inside; NULL costs nothing.
+    Profile* profile; // takes the time of every operation; the CPU needs num_threads lanes, a GPU one
+    float* residuals; // (L + 1, max_batch, max_seq_len, C) takes the residual stream of every position that is run:
+                      // [0] as the embedding made it, [l] as layer l - 1 left it
 } DeviceOptions;
 
 // A run of T new tokens for each of B sequences that all hold `position` tokens so far.

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "checkpoint.h"
 #include "safetensors.h"
 #include "weights.h"
 
@@ -213,7 +214,8 @@ static bool collect_parameter(Collection* collection, const SafetensorsEntry* en
         return fail(error, "%s: tensor %s is there twice, with and without \"transformer.\" or in two files", path,
                     printable(entry->name).text);
     }
-    *source = (SourceTensor){.data = entry->data, .is_transposed = shape.kind == LINEAR};
+    *source = (SourceTensor){
+        .data = entry->data, .is_transposed = shape.kind == LINEAR, .file = path, .offset = entry->offset};
     if (name->id == WTE) collection->wte = entry;
     return read_dtype(&source->dtype, entry, path, error) && check_shape(entry, &shape, path, error);
 }
@@ -290,6 +292,14 @@ static bool load_shards(GPT2Model* model, const HfConfig* hf, const Shard* shard
     return ok;
 }
 
+// For model->contents, if there is one.
+static void note_origin(GPT2Model* model, const char* configuration) {
+    CheckpointContents* contents = model->contents;
+    if (contents == NULL) return;
+    snprintf(contents->format, sizeof contents->format, "Hugging Face, safetensors");
+    snprintf(contents->configuration, sizeof contents->configuration, "%s", configuration);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // One file
 
@@ -349,6 +359,7 @@ bool load_safetensors(GPT2Model* model, const MappedFile* file, const char* path
     }
     if (!config_beside(config_path, sizeof config_path, path, error)) return false;
     if (!safetensors_parse(&shard.tensors, file, path, error)) return false;
+    note_origin(model, is_file(config_path) ? config_path : "the shapes of the tensors, heads of 64");
     bool ok =
         is_file(config_path) ? load_config(&hf, config_path, error) : derive_config(&hf, &shard.tensors, path, error);
     ok = ok && load_shards(model, &hf, &shard, 1, path, keep_dtype, dtype, error);
@@ -459,6 +470,7 @@ bool load_hf_directory(GPT2Model* model, const char* path, bool keep_dtype, DTyp
         return fail(error, "%s: has no config.json, so it is no Hugging Face model directory", directory);
     }
     if (!load_config(&hf, config_path, error)) return false;
+    note_origin(model, config_path);
     Shard* shards = allocate(MAX_SHARDS, sizeof *shards, path, error);
     if (shards == NULL) return false;
     bool ok = open_directory(shards, &num_shards, directory, error) &&

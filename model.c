@@ -76,12 +76,6 @@ void gpt2_matrix_row(float* out, const Tensor* matrix, size_t row, size_t cols) 
     }
 }
 
-// Bytes of one row of a parameter as it lies in memory, scales included.
-static size_t row_bytes(DType dtype, size_t cols) {
-    size_t scales = dtype == DTYPE_Q8 ? q8_num_scales(cols) * sizeof(uint16_t) : 0;
-    return dtype_row_stride(dtype, cols) * dtype_size(dtype) + scales;
-}
-
 size_t gpt2_bytes_per_token_in(DType dtype, const GPT2Config* config) {
     size_t bytes = 0;
     for (int id = 0; id < NUM_PARAMETERS; id++) {
@@ -89,7 +83,7 @@ size_t gpt2_bytes_per_token_in(DType dtype, const GPT2Config* config) {
         size_t rows = shape.layers * shape.rows;
         if (id == WTE) rows = (size_t)config->vocab_size + 1; // the head, and one token looked up
         if (id == WPE) rows = 1;
-        bytes += rows * row_bytes(shape.kind == VECTOR ? DTYPE_F32 : dtype, shape.cols);
+        bytes += rows * dtype_row_bytes(shape.kind == VECTOR ? DTYPE_F32 : dtype, shape.cols);
     }
     return bytes;
 }

@@ -1,5 +1,7 @@
 #include "npy.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "mapped_file.h"
@@ -38,4 +40,50 @@ bool npy_open(OutputFile* file, const char* path, size_t rows, size_t cols, Erro
     if (write_header(file, rows, cols, error)) return true;
     output_abandon(file);
     return false;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reading.
+
+enum { NPY_START = 10 }; // magic, version, length of the dictionary
+
+// Reads the header: the shape, and where the numbers begin. The dictionary is Python's; of its many spellings the one is
+// read that numpy and this program write.
+static bool read_header(const MappedFile* file, const char* path, size_t* rows, size_t* cols, size_t* begin,
+                        Error* error) {
+    char dictionary[512], order = 0;
+    if (file->size < NPY_START || memcmp(file->bytes, npy_magic, sizeof npy_magic) != 0 || file->bytes[6] != 1) {
+        return fail(error, "%s: no .npy file of version 1.0", path);
+    }
+    size_t length = (size_t)file->bytes[8] | (size_t)file->bytes[9] << 8;
+    *begin = NPY_START + length;
+    if (length >= sizeof dictionary || *begin > file->size) {
+        return fail(error, "%s: its header is cut short or longer than that of a matrix", path);
+    }
+    memcpy(dictionary, file->bytes + NPY_START, length);
+    dictionary[length] = '\0';
+    int end = 0;
+    sscanf(dictionary, "{'descr': '%cf4', 'fortran_order': False, 'shape': (%zu, %zu)%n", &order, rows, cols, &end);
+    char here = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '<' : '>';
+    if (end > 0 && order == here) return true;
+    return fail(error, "%s: not a matrix of float32 with contiguous rows in this machine's byte order", path);
+}
+
+float* npy_read(const char* path, size_t* rows, size_t* cols, Error* error) {
+    MappedFile file;
+    size_t begin, count, bytes;
+    float* values = NULL;
+    if (!map_file(&file, path, error)) return NULL;
+    if (read_header(&file, path, rows, cols, &begin, error)) {
+        if (__builtin_mul_overflow(*rows, *cols, &count) || __builtin_mul_overflow(count, sizeof *values, &bytes) ||
+            bytes != file.size - begin) {
+            fail(error, "%s: its size is not that of %zu x %zu numbers; it is cut short or damaged", path, *rows,
+                 *cols);
+        } else {
+            values = allocate(count, sizeof *values, path, error);
+            if (values != NULL) memcpy(values, file.bytes + begin, bytes);
+        }
+    }
+    unmap_file(&file);
+    return values;
 }

@@ -11,4 +11,8 @@
 // contiguous. rows * cols floats are to follow by output_write(); ends with output_close() or output_abandon().
 bool npy_open(OutputFile* file, const char* path, size_t rows, size_t cols, Error* error);
 
+// Reads a file of float32 with two dimensions and rows contiguous, such as npy_open() writes: values (rows, cols), which
+// the caller frees. NULL with the error filled in for anything else.
+float* npy_read(const char* path, size_t* rows, size_t* cols, Error* error);
+
 #endif

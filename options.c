@@ -21,13 +21,14 @@ typedef enum {
     VALUE_DEVICE, // auto, cpu
     VALUE_ACTION, // Action, in `low`
     VALUE_HELP,   // as VALUE_ACTION, and the rest of the line does not matter
-    VALUE_ABSENT  // known, but not in this program yet
+    VALUE_VERIFY, // VALUE_ACTION with a text or without
+    VALUE_PROFILE // VALUE_ACTION with "json" or without
 } ValueKind;
 
 typedef struct {
     int letter; // of the short form, or 0
     const char* name;
-    const char* value_name; // in the help; NULL for an option without a value
+    const char* value_name; // in the help; NULL for an option without a value, "[=...]" for one that may have none
     ValueKind kind;
     size_t offset; // in Options
     double low, high;
@@ -73,6 +74,26 @@ static const OptionRow option_rows[] = {
     {0, "tokens", NULL, VALUE_ACTION, FIELD(action), ACTION_TOKENS, 0, "print the prompt's token ids and stop"},
     {0, "top", "K", VALUE_INT, FIELD(top), 1, MAX_SIZE,
      "print the K likeliest next tokens; text only follows when -n is given"},
+    {0, "all", NULL, VALUE_FLAG, FIELD(all), 0, 0,
+     "with --top: for every position of the prompt, with the rank and probability of the token that follows, and the "
+     "perplexity of the text, which may be longer than the context"},
+    {0, "perplexity", NULL, VALUE_ACTION, FIELD(action), ACTION_SCORE, 0,
+     "print the mean negative log likelihood and the perplexity of the prompt; computed in f32 unless --dtype says "
+     "otherwise"},
+    {0, "stride", "N", VALUE_INT, FIELD(stride), 1, MAX_SIZE,
+     "tokens from one window to the next over a text longer than the context (half the context)"},
+    {0, "verify", "[=REFERENCE]", VALUE_VERIFY, FIELD(reference), ACTION_VERIFY, 0,
+     "run the prompt with every weight type and on every device, and compare with f32; or compare with another "
+     "checkpoint, or with the .npy file of its --logits; exit status 1 when FAILED"},
+    {0, "tolerance", "R", VALUE_REAL, FIELD(tolerance), 1e-9, 1000,
+     "largest difference that --verify passes, relative; default: by weight type"},
+    {0, "profile", "[=json]", VALUE_PROFILE, FIELD(action), ACTION_PROFILE, 0,
+     "print what the prompt's and the tokens' time goes to, operation by operation"},
+    {0, "estimate", NULL, VALUE_ACTION, FIELD(action), ACTION_ESTIMATE, 0,
+     "print the time per operation that follows from the shapes alone; --estimate BW PEAK: on a machine that reads BW "
+     "GB/s and does PEAK GFLOP/s (default: this one, measured)"},
+    {0, "info", NULL, VALUE_ACTION, FIELD(action), ACTION_INFO, 0,
+     "print what the checkpoint is and needs; with -v the range of every tensor"},
     {0, "logits", "FILE.npy", VALUE_TEXT, FIELD(logits), 0, 0, "write the logits of every prompt position, float32"},
     {0, "json", NULL, VALUE_FLAG, FIELD(json), 0, 0, "print text and report as one JSON object"},
     {0, "ignore-eos", NULL, VALUE_FLAG, FIELD(ignore_eos), 0, 0, "never generate <|endoftext|>"},
@@ -81,9 +102,6 @@ static const OptionRow option_rows[] = {
     {'v', "verbose", NULL, VALUE_FLAG, FIELD(verbose), 0, 0, "report the tensors too"},
     {0, "version", NULL, VALUE_HELP, FIELD(action), ACTION_VERSION, 0, "print the version and how it was built"},
     {'h', "help", NULL, VALUE_HELP, FIELD(action), ACTION_HELP, 0, "print this"},
-    {0, "verify", NULL, VALUE_ABSENT, 0, 0, 0, NULL},
-    {0, "profile", NULL, VALUE_ABSENT, 0, 0, 0, NULL},
-    {0, "info", NULL, VALUE_ABSENT, 0, 0, 0, NULL},
 };
 
 enum { NUM_OPTIONS = sizeof option_rows / sizeof *option_rows, MAX_NAME = 24 };
@@ -169,6 +187,31 @@ static bool read_device(Options* options, const char* value, Error* error) {
 #endif
 }
 
+// Actions exclude each other.
+static bool read_action(Options* options, const OptionRow* row, Error* error) {
+    Action action = (Action)row->low;
+    if (options->action != ACTION_GENERATE && options->action != action) {
+        return fail(error,
+                    "--%s: only one of --tokens, --list-devices, --info, --verify, --profile, --estimate and "
+                    "--perplexity can be asked for at a time",
+                    row->name);
+    }
+    options->action = action;
+    return true;
+}
+
+static bool read_profile(Options* options, const OptionRow* row, const char* value, Error* error) {
+    if (value != NULL && strcmp(value, "json") != 0) return fail(error, "--profile: \"%s\" is not json", value);
+    if (value != NULL) options->json = true;
+    return read_action(options, row, error);
+}
+
+static bool read_verify(Options* options, const OptionRow* row, const char* value, Error* error) {
+    if (value != NULL && *value == '\0') return fail(error, "--verify: the reference's name is empty");
+    options->reference = value;
+    return read_action(options, row, error);
+}
+
 static bool read_value(Options* options, const OptionRow* row, const char* value, Error* error) {
     void* field = (char*)options + row->offset;
     switch (row->kind) {
@@ -179,9 +222,10 @@ static bool read_value(Options* options, const OptionRow* row, const char* value
     case VALUE_SEED: return read_seed((uint64_t*)field, value, error);
     case VALUE_DTYPE: return read_dtype(options, value, error);
     case VALUE_DEVICE: return read_device(options, value, error);
-    case VALUE_ACTION:
-    case VALUE_HELP: *(Action*)field = (Action)row->low; return true;
-    case VALUE_ABSENT: return fail(error, "--%s is not in this version of gpt2", row->name);
+    case VALUE_ACTION: return read_action(options, row, error);
+    case VALUE_VERIFY: return read_verify(options, row, value, error);
+    case VALUE_PROFILE: return read_profile(options, row, value, error);
+    case VALUE_HELP: options->action = (Action)row->low; return true;
     }
     return true;
 }
@@ -204,7 +248,9 @@ static void make_tables(GetoptTables* tables) {
     *letter++ = ':'; // a missing value is reported as ':'
     for (int i = 0; i < NUM_OPTIONS; i++) {
         const OptionRow* row = &option_rows[i];
-        int argument = row->value_name != NULL ? required_argument : no_argument;
+        int argument = row->value_name == NULL     ? no_argument
+                       : row->value_name[0] == '[' ? optional_argument
+                                                   : required_argument;
         *name++ = (struct option){row->name, argument, NULL, FIRST_KEY + i};
         if (strchr(row->name, '-') != NULL) { // ggml's programs write --top_k
             snprintf(tables->underscored[i], MAX_NAME, "%s", row->name);
@@ -241,7 +287,45 @@ static bool check_combination(const Options* options, Error* error) {
     }
     if (options->quiet && options->verbose) return fail(error, "-q and -v contradict each other; use one of them");
     if (options->logits != NULL && *options->logits == '\0') return fail(error, "--logits: the file's name is empty");
+    if (options->all && (options->top == 0 || options->action != ACTION_GENERATE)) {
+        return fail(error, "--all belongs to --top K; --perplexity alone prints no positions");
+    }
+    bool scores = options->all || options->action == ACTION_SCORE;
+    if (options->stride > 0 && !scores) return fail(error, "--stride belongs to --top K --all and --perplexity");
+    if (options->tolerance > 0 && options->action != ACTION_VERIFY)
+        return fail(error, "--tolerance belongs to --verify");
     return true;
+}
+
+// The numbers after --estimate, which are no options' values: GB/s, then GFLOP/s.
+static bool read_estimate(Options* options, char** numbers, int n, Error* error) {
+    static const char* const what[MAX_ESTIMATE] = {"GB/s", "GFLOP/s"};
+    if (n > MAX_ESTIMATE) {
+        return fail(error, "--estimate: \"%s\" is one number too many; it takes GB/s and GFLOP/s",
+                    numbers[MAX_ESTIMATE]);
+    }
+    for (int i = 0; i < n; i++) {
+        char* end;
+        options->estimate[i] = strtod(numbers[i], &end);
+        bool is_decimal = starts_like_number(numbers[i]) && strpbrk(numbers[i], "xX") == NULL && *end == '\0';
+        if (!is_decimal || !(options->estimate[i] > 0) || options->estimate[i] > 1e9)
+            return fail(error, "--estimate: \"%s\" is no number of %s above 0 and up to 1e9", numbers[i], what[i]);
+    }
+    return true;
+}
+
+// What follows from the options together.
+static void complete(Options* options) {
+    if (options->num_predict == UNSET) options->num_predict = options->top > 0 ? 0 : 20;
+    if (options->all) options->action = ACTION_SCORE;
+    // a score judges the checkpoint: unless another type is asked for, nothing is rounded
+    if (options->action == ACTION_SCORE && options->keep_dtype) {
+        options->keep_dtype = false;
+        options->dtype = DTYPE_F32;
+    }
+    // one that is long enough to tell devices apart; it is the prompt of the experiment that --verify repeats
+    bool has_prompt = options->prompt != NULL || options->prompt_file != NULL;
+    if (options->action == ACTION_VERIFY && !has_prompt) options->prompt = "What is nature of our existence?";
 }
 
 bool options_parse(Options* options, int argc, char** argv, Error* error) {
@@ -262,9 +346,13 @@ bool options_parse(Options* options, int argc, char** argv, Error* error) {
         if (!read_value(options, row, optarg, error)) return false;
         if (row->kind == VALUE_HELP) return true;
     }
-    if (optind < argc) return fail(error, "\"%s\" belongs to no option; a prompt is given with -p", argv[optind]);
-    if (options->num_predict == UNSET) options->num_predict = options->top > 0 ? 0 : 20;
-    return check_combination(options, error);
+    bool is_estimate = options->action == ACTION_ESTIMATE;
+    if (is_estimate && !read_estimate(options, argv + optind, argc - optind, error)) return false;
+    if (!is_estimate && optind < argc)
+        return fail(error, "\"%s\" belongs to no option; a prompt is given with -p", argv[optind]);
+    if (!check_combination(options, error)) return false;
+    complete(options);
+    return true;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -287,7 +375,7 @@ static void print_wrapped(FILE* out, const char* words, int width) {
 static void print_row(FILE* out, const OptionRow* row) {
     int width =
         row->letter != 0 ? fprintf(out, "  -%c, --%s", row->letter, row->name) : fprintf(out, "      --%s", row->name);
-    if (row->value_name != NULL) width += fprintf(out, " %s", row->value_name);
+    if (row->value_name != NULL) width += fprintf(out, "%s%s", row->value_name[0] == '[' ? "" : " ", row->value_name);
     if (width >= HELP_COLUMN) {
         fprintf(out, "\n");
         width = 0;

@@ -10,7 +10,20 @@
 #include "utils.h"
 
 // What the program was asked to do.
-typedef enum { ACTION_GENERATE, ACTION_TOKENS, ACTION_LIST_DEVICES, ACTION_HELP, ACTION_VERSION } Action;
+typedef enum {
+    ACTION_GENERATE,
+    ACTION_SCORE, // --top K --all, --perplexity
+    ACTION_VERIFY,
+    ACTION_PROFILE,
+    ACTION_ESTIMATE,
+    ACTION_INFO,
+    ACTION_TOKENS,
+    ACTION_LIST_DEVICES,
+    ACTION_HELP,
+    ACTION_VERSION
+} Action;
+
+enum { MAX_ESTIMATE = 2 };
 
 // Where the model shall run. AUTO: on a GPU if there is one that can be used.
 typedef enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_GPU } DeviceWish;
@@ -24,18 +37,23 @@ typedef struct {
     const char* prompt_file; // "-" for standard input, or NULL
     int num_predict;         // tokens to generate; -1: as many as the context holds
     SamplerOptions sampler;
-    uint64_t seed;      // from the clock unless the user gave one
-    int samples;        // continuations of the prompt
-    int threads;        // 0: the physical cores
-    DeviceWish device;  // where the model runs
-    int gpu;            // DEVICE_GPU: its number
-    bool cpu_logits;    // the head runs on the CPU, whatever the device
-    bool keep_dtype;    // the weights as the file has them; dtype does not count
-    DType dtype;        // what the weights are kept as
-    int layers;         // use the first so many layers; 0: all
-    int context;        // limit of the context in tokens; 0: the model's
-    int top;            // how many of the likeliest next tokens to print; 0: none
-    const char* logits; // .npy file for the logits of the prompt, or NULL
+    uint64_t seed;                 // from the clock unless the user gave one
+    int samples;                   // continuations of the prompt
+    int threads;                   // 0: the physical cores
+    DeviceWish device;             // where the model runs
+    int gpu;                       // DEVICE_GPU: its number
+    bool cpu_logits;               // the head runs on the CPU, whatever the device
+    bool keep_dtype;               // the weights as the file has them; dtype does not count
+    DType dtype;                   // what the weights are kept as
+    int layers;                    // use the first so many layers; 0: all
+    int context;                   // limit of the context in tokens; 0: the model's
+    int top;                       // how many of the likeliest next tokens to print; 0: none
+    bool all;                      // --top for every position of the prompt
+    int stride;                    // of the windows over a text longer than the context; 0: half the context
+    const char* reference;         // --verify: a checkpoint or .npy file of logits to compare with, or NULL
+    float tolerance;               // --verify: largest relative difference; 0: by weight type
+    double estimate[MAX_ESTIMATE]; // --estimate: GB/s and GFLOP/s; 0: measured
+    const char* logits;            // .npy file for the logits of the prompt, or NULL
     bool json, ignore_eos, no_echo, quiet, verbose;
 } Options;
 

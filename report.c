@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "utf8.h"
+#include "print.h"
 
 const char* const stop_names[] = {"none", "length", "eot", "context", "interrupted"};
 
@@ -68,82 +68,27 @@ char* generation_text(const Generation* g, const int* tokens, int n, size_t* len
     return NULL;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Bytes on one line of a table or a report.
-
-// Characters that show nothing, or something else than themselves: Unicode's spaces, controls and format characters.
-static bool is_invisible(unsigned c) {
-    return c < 0x20 || (c >= 0x7f && c <= 0xa0) || c == 0xad || (c >= 0x2000 && c <= 0x200f) ||
-           (c >= 0x2028 && c <= 0x202f) || (c >= 0x205f && c <= 0x206f) || c == 0x3000 || c == 0xfeff;
-}
-
-static unsigned code_point(const unsigned char* s, int length) {
-    if (length == 1) return s[0];
-    unsigned c = s[0] & (0x7fu >> length);
-    for (int i = 1; i < length; i++) c = c << 6 | (s[i] & 0x3fu);
-    return c;
-}
-
-// Escapes as Python's repr() does, without the quotes; `quote` is escaped too (0: none).
-static void print_escaped(FILE* out, const char* bytes, size_t n, char quote) {
-    const unsigned char* s = (const unsigned char*)bytes;
-    for (size_t i = 0; i < n;) {
-        int length = utf8_length(s + i, n - i);
-        unsigned c = length > 0 ? code_point(s + i, length) : s[i];
-        if (c == '\n') fputs("\\n", out);
-        else if (c == '\r') fputs("\\r", out);
-        else if (c == '\t') fputs("\\t", out);
-        else if (c == '\\') fputs("\\\\", out);
-        else if (quote != 0 && c == (unsigned char)quote) fprintf(out, "\\%c", quote);
-        else if (length <= 0 || (is_invisible(c) && c < 0x100)) fprintf(out, "\\x%02x", c);
-        else if (is_invisible(c)) fprintf(out, "\\u%04x", c);
-        else fwrite(s + i, 1, (size_t)length, out);
-        i += length > 0 ? (size_t)length : 1;
-    }
-}
-
-// repr() of bytes: in single quotes, or in double ones where that saves escapes.
-static void print_repr(FILE* out, const char* bytes, size_t n) {
-    char quote = memchr(bytes, '\'', n) != NULL && memchr(bytes, '"', n) == NULL ? '"' : '\'';
-    fputc(quote, out);
-    print_escaped(out, bytes, n, quote);
-    fputc(quote, out);
-}
-
-// Writes what was printed into a memory stream, and frees it.
-static bool write_stream(FILE* stream, char** text, const size_t* length, TextOutput* out, Error* error) {
-    bool ok = ferror(stream) == 0;
-    ok = fclose(stream) == 0 && ok;
-    ok = ok ? text_write(out, *text, *length, error) : fail(error, "no memory for what is to be printed");
-    free(*text);
-    return ok;
-}
-
 bool report_top(const Generation* g, TextOutput* out, Error* error) {
-    char* text = NULL;
-    size_t length;
-    FILE* stream = open_memstream(&text, &length);
-    if (stream == NULL) return fail(error, "--top: no memory for the table");
-    fprintf(stream, "%7s  %10s  %11s  token\n", "id", "logit", "probability");
+    Page page;
+    if (!page_open(&page, error)) return false;
+    fprintf(page.out, "%7s  %10s  %11s  token\n", "id", "logit", "probability");
     for (int k = 0; k < g->options->top; k++) {
         const TopToken* t = &g->top[k];
         size_t size;
         const char* bytes = tokenizer_decode(g->tokenizer, t->id, &size);
-        fprintf(stream, "%7d  %10.4f  %11.6f  ", t->id, (double)t->logit, t->probability);
-        print_repr(stream, bytes, size);
-        fputc('\n', stream);
+        fprintf(page.out, "%7d  %10.4f  %11.6f  ", t->id, (double)t->logit, t->probability);
+        print_repr(page.out, bytes, size);
+        fputc('\n', page.out);
     }
-    return write_stream(stream, &text, &length, out, error);
+    return page_end(&page, out, error);
 }
 
 bool report_tokens(const int* tokens, size_t n, TextOutput* out, Error* error) {
-    char* text = NULL;
-    size_t length;
-    FILE* stream = open_memstream(&text, &length);
-    if (stream == NULL) return fail(error, "--tokens: no memory for the ids");
-    for (size_t i = 0; i < n; i++) fprintf(stream, i == 0 ? "%d" : " %d", tokens[i]);
-    fputc('\n', stream);
-    return write_stream(stream, &text, &length, out, error);
+    Page page;
+    if (!page_open(&page, error)) return false;
+    for (size_t i = 0; i < n; i++) fprintf(page.out, i == 0 ? "%d" : " %d", tokens[i]);
+    fputc('\n', page.out);
+    return page_end(&page, out, error);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -165,15 +110,13 @@ static void print_tensors(const GPT2Model* model) {
     for (int id = 0; id < NUM_PARAMETERS; id++) {
         ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &model->config);
         DType dtype = model->tensors[id].dtype;
-        size_t row = dtype_row_stride(dtype, shape.cols) * dtype_size(dtype);
-        if (dtype == DTYPE_Q8) row += q8_num_scales(shape.cols) * sizeof(uint16_t);
         char text[64];
         int n =
             shape.per_layer ? snprintf(text, sizeof text, "(%zu, ", shape.layers) : snprintf(text, sizeof text, "(");
         if (shape.kind == VECTOR) snprintf(text + n, sizeof text - (size_t)n, "%zu)", shape.cols);
         else snprintf(text + n, sizeof text - (size_t)n, "%zu, %zu)", shape.rows, shape.cols);
         fprintf(stderr, "  %-9s %-18s %-5s %12zu bytes\n", shape.name, text, dtype_names[dtype],
-                shape.layers * shape.rows * row);
+                shape.layers * shape.rows * dtype_row_bytes(dtype, shape.cols));
     }
     fprintf(stderr, "\n");
 }

@@ -3,52 +3,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "print.h"
 #include "report.h"
-#include "utf8.h"
 
-// One string. What JSON (RFC 8259) forbids in a string is escaped, what is not UTF-8 becomes U+FFFD, one for each byte.
-static void print_string(FILE* out, const char* bytes, size_t n) {
-    const unsigned char* s = (const unsigned char*)bytes;
-    fputc('"', out);
-    for (size_t i = 0; i < n;) {
-        int length = utf8_length(s + i, n - i);
-        if (length <= 0) fputs("\xef\xbf\xbd", out);
-        else if (s[i] == '"' || s[i] == '\\') fprintf(out, "\\%c", s[i]);
-        else if (s[i] == '\n') fputs("\\n", out);
-        else if (s[i] < 0x20 || s[i] == 0x7f) fprintf(out, "\\u%04x", s[i]);
-        else fwrite(s + i, 1, (size_t)length, out);
-        i += length > 0 ? (size_t)length : 1;
-    }
-    fputc('"', out);
-}
-
-static void print_text(FILE* out, const char* key, const char* text) {
-    fprintf(out, "\"%s\": ", key);
-    print_string(out, text, strlen(text));
-    fputs(", ", out);
-}
-
-// A number in as few digits as tell it from every other float, or null for what JSON has no number for.
-static void print_number(FILE* out, const char* key, double value, const char* end) {
-    char digits[32] = "null";
-    for (int precision = 6; isfinite(value) && precision <= 9; precision++) {
-        snprintf(digits, sizeof digits, "%.*g", precision, value);
-        if (strtof(digits, NULL) == (float)value) break;
-    }
-    fprintf(out, "\"%s\": %s%s", key, digits, end);
-}
-
-static void print_ids(FILE* out, const char* key, const int* tokens, int n) {
-    fprintf(out, "\"%s\": [", key);
-    for (int i = 0; i < n; i++) fprintf(out, i == 0 ? "%d" : ", %d", tokens[i]);
-    fputs("]", out);
-}
 
 static void print_model(FILE* out, const Generation* g) {
     const GPT2Config* c = &g->model.config;
     fputs("  \"model\": {", out);
-    print_text(out, "path", g->paths.model);
-    print_text(out, "tokenizer", g->paths.tokenizer);
+    json_text(out, "path", g->paths.model);
+    json_text(out, "tokenizer", g->paths.tokenizer);
     fprintf(out, "\"bundled\": %s, ", g->paths.is_bundled ? "true" : "false");
     fprintf(out, "\"dtype\": \"%s\", \"file_dtype\": \"%s\"},\n", dtype_names[g->device_dtype],
             dtype_names[g->model.file_dtype]);
@@ -61,14 +24,14 @@ static void print_model(FILE* out, const Generation* g) {
 static void print_settings(FILE* out, const Generation* g) {
     const SamplerOptions* s = &g->options->sampler;
     fputs("  ", out);
-    print_text(out, "device", g->device);
+    json_text(out, "device", g->device);
     fprintf(out, "\"threads\": %d, \"context\": %d, \"seed\": %llu,\n  \"sampling\": {", g->threads, g->context,
             (unsigned long long)g->options->seed);
-    print_number(out, "temp", (double)s->temperature, ", ");
+    json_number(out, "temp", (double)s->temperature, ", ");
     fprintf(out, "\"top_k\": %d, ", s->top_k);
-    print_number(out, "top_p", (double)s->top_p, ", ");
-    print_number(out, "min_p", (double)s->min_p, ", ");
-    print_number(out, "repeat_penalty", (double)s->repeat_penalty, "},\n");
+    json_number(out, "top_p", (double)s->top_p, ", ");
+    json_number(out, "min_p", (double)s->min_p, ", ");
+    json_number(out, "repeat_penalty", (double)s->repeat_penalty, "},\n");
 }
 
 static void print_top(FILE* out, const Generation* g) {
@@ -79,9 +42,9 @@ static void print_top(FILE* out, const Generation* g) {
         size_t size;
         const char* bytes = tokenizer_decode(g->tokenizer, t->id, &size);
         fprintf(out, "%s\n    {\"id\": %d, ", k == 0 ? "" : ",", t->id);
-        print_number(out, "logit", (double)t->logit, ", ");
-        print_number(out, "probability", t->probability, ", \"token\": ");
-        print_string(out, bytes, size);
+        json_number(out, "logit", (double)t->logit, ", ");
+        json_number(out, "probability", t->probability, ", \"token\": ");
+        json_string(out, bytes, size);
         fputc('}', out);
     }
     fputs("],\n", out);
@@ -96,9 +59,9 @@ static bool print_samples(FILE* out, const Generation* g) {
         char* text = generation_text(g, generated, sample->num_generated, &length);
         if (text == NULL) return false;
         fprintf(out, "%s\n    {\"text\": ", b == 0 ? "" : ",");
-        print_string(out, text, length);
+        json_string(out, text, length);
         fputs(", ", out);
-        print_ids(out, "tokens", generated, sample->num_generated);
+        json_ids(out, "tokens", generated, sample->num_generated);
         fprintf(out, ", \"stop_reason\": \"%s\", \"logits_hash\": \"%016llx\"}", stop_names[sample->stop],
                 sample->logits_hash);
         free(text);
@@ -111,44 +74,40 @@ static bool print_timings(FILE* out, const Generation* g) {
     Figures f;
     if (!report_figures(&f, g)) return false;
     fprintf(out, "  \"timings\": {\"tokens\": %d, \"steps\": %d, ", f.tokens, g->num_steps);
-    print_number(out, "load_ms", 1e3 * g->load_seconds, ", ");
-    print_number(out, "prompt_ms", 1e3 * g->prompt_seconds, ", ");
-    print_number(out, "total_ms", 1e3 * g->total_seconds, ", ");
-    print_number(out, "prompt_tokens_per_second", f.prompt_per_second, ", ");
-    print_number(out, "tokens_per_second", f.tokens_per_second, ", ");
-    print_number(out, "per_token_ms", f.tokens > 0 ? 1e3 * g->total_seconds / f.tokens : 0, ", ");
-    print_number(out, "generation_per_token_ms", 1e3 * f.seconds_per_token, ",\n    \"step_ms\": {");
-    print_number(out, "minimum", 1e3 * f.minimum, ", ");
-    print_number(out, "median", 1e3 * f.median, ", ");
-    print_number(out, "p95", 1e3 * f.p95, ", ");
-    print_number(out, "maximum", 1e3 * f.maximum, "}, ");
+    json_number(out, "load_ms", 1e3 * g->load_seconds, ", ");
+    json_number(out, "prompt_ms", 1e3 * g->prompt_seconds, ", ");
+    json_number(out, "total_ms", 1e3 * g->total_seconds, ", ");
+    json_number(out, "prompt_tokens_per_second", f.prompt_per_second, ", ");
+    json_number(out, "tokens_per_second", f.tokens_per_second, ", ");
+    json_number(out, "per_token_ms", f.tokens > 0 ? 1e3 * g->total_seconds / f.tokens : 0, ", ");
+    json_number(out, "generation_per_token_ms", 1e3 * f.seconds_per_token, ",\n    \"step_ms\": {");
+    json_number(out, "minimum", 1e3 * f.minimum, ", ");
+    json_number(out, "median", 1e3 * f.median, ", ");
+    json_number(out, "p95", 1e3 * f.p95, ", ");
+    json_number(out, "maximum", 1e3 * f.maximum, "}, ");
     fprintf(out, "\"bytes_per_token\": %zu, ", f.bytes_per_token);
-    print_number(out, "gb_per_second", 1e-9 * f.bytes_per_second, "}\n");
+    json_number(out, "gb_per_second", 1e-9 * f.bytes_per_second, ",\n    \"steps_ms\": [");
+    for (int i = 0; i < g->num_steps; i++) fprintf(out, "%s%.6g", i == 0 ? "" : ", ", 1e3 * g->step_seconds[i]);
+    fputs("]}\n", out);
     return true;
 }
 
 bool report_json(const Generation* g, TextOutput* out, Error* error) {
-    char* text = NULL;
-    size_t length;
-    FILE* stream = open_memstream(&text, &length);
-    if (stream == NULL) return fail(error, "--json: no memory for the report");
+    Page page;
+    if (!page_open(&page, error)) return false;
+    FILE* stream = page.out;
     fputs("{\n  \"version\": \"" GPT2_VERSION "\",\n", stream);
     print_model(stream, g);
     print_settings(stream, g);
     fputs("  \"prompt\": ", stream);
-    print_string(stream, g->prompt.text, g->prompt.length);
+    json_string(stream, g->prompt.text, g->prompt.length);
     fputs(",\n  ", stream);
-    print_ids(stream, "prompt_tokens", g->prompt_tokens, g->num_prompt);
+    json_ids(stream, "prompt_tokens", g->prompt_tokens, g->num_prompt);
     fputs(",\n", stream);
     print_top(stream, g);
     bool ok = print_samples(stream, g) && print_timings(stream, g);
     fputs("}\n", stream);
-    if (ferror(stream) != 0) ok = false;
-    if (fclose(stream) != 0 || !ok) {
-        free(text);
-        return fail(error, "--json: no memory for the report");
-    }
-    ok = text_write(out, text, length, error);
-    free(text);
-    return ok;
+    if (ok) return page_end(&page, out, error);
+    page_drop(&page);
+    return fail(error, "--json: no memory for the report");
 }

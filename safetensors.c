@@ -203,9 +203,14 @@ bool safetensors_parse(SafetensorsFile* tensors, const MappedFile* file, const c
     if (!read_header_length(&length, file, path, error)) return false;
     tensors->header = parse_json_object(file->bytes + 8, length, path, error);
     if (tensors->header == NULL) return false;
-    if (read_entries(tensors, file->bytes + 8 + length, file->size - 8 - length, path, error)) return true;
-    safetensors_free(tensors);
-    return false;
+    if (!read_entries(tensors, file->bytes + 8 + length, file->size - 8 - length, path, error)) {
+        safetensors_free(tensors);
+        return false;
+    }
+    for (size_t i = 0; i < tensors->num_entries; i++) {
+        tensors->entries[i].offset = (size_t)(tensors->entries[i].data - file->bytes);
+    }
+    return true;
 }
 
 void safetensors_free(SafetensorsFile* tensors) {

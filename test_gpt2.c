@@ -38,9 +38,16 @@ int main(int argc, char** argv) {
         const char* name;
         void (*run)(Tests*);
     } groups[] = {
-        {"dtype", test_dtype},     {"tokenizer", test_tokenizer}, {"checkpoint", test_checkpoint},
-        {"sampler", test_sampler}, {"kernels", test_kernels},     {"model", test_model},
-        {"cli", test_cli},         {"hostile", test_hostile},     {"surroundings", test_surroundings},
+        {"dtype", test_dtype},
+        {"tokenizer", test_tokenizer},
+        {"checkpoint", test_checkpoint},
+        {"sampler", test_sampler},
+        {"kernels", test_kernels},
+        {"model", test_model},
+        {"inside", test_inside},
+        {"cli", test_cli},
+        {"hostile", test_hostile},
+        {"surroundings", test_surroundings},
         {"long", test_long},
 #ifdef HAVE_TEST_HIP
         {"hip", test_hip},

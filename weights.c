@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -14,6 +15,8 @@ static int omp_get_thread_num(void) {
     return 0;
 }
 #endif
+
+#include "checkpoint.h"
 
 _Static_assert(sizeof(size_t) >= 8, "sizes of checkpoints need 64 bits");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "weights are used as the little-endian files hold them");
@@ -222,10 +225,41 @@ static bool convert_parameters(GPT2Model* model, const SourceTensor* sources, bo
     return ok;
 }
 
+// The number of a file among those that hold weights; it becomes one when it is not yet. files has room for another.
+static bool number_file(size_t* number, CheckpointContents* contents, const char* file, Error* error) {
+    for (*number = 0; *number < contents->num_files; ++*number) {
+        if (strcmp(contents->files[*number], file) == 0) return true;
+    }
+    contents->files[*number] = strdup(file);
+    if (contents->files[*number] == NULL) return fail(error, "%s: no memory for its name", file);
+    contents->num_files++;
+    return true;
+}
+
+static bool note_contents(const GPT2Model* model, const SourceTensor* sources, const char* where, Error* error) {
+    CheckpointContents* contents = model->contents;
+    size_t L = (size_t)model->config.num_layers;
+    contents->places = allocate(NUM_PARAMETERS * L, sizeof *contents->places, where, error);
+    contents->files = allocate(NUM_PARAMETERS * L, sizeof *contents->files, where, error);
+    if (contents->places == NULL || contents->files == NULL) return false;
+    for (int id = 0; id < NUM_PARAMETERS; id++) {
+        ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &model->config);
+        for (size_t layer = 0; layer < shape.layers; layer++) {
+            const SourceTensor* source = &sources[source_index(&model->config, id, layer)];
+            TensorPlace* place = &contents->places[source_index(&model->config, id, layer)];
+            size_t bytes = shape.rows * shape.cols * dtype_size(source->dtype);
+            *place = (TensorPlace){0, source->offset, bytes, source->dtype, source->is_transposed};
+            if (!number_file(&place->file, contents, source->file, error)) return false;
+        }
+    }
+    return true;
+}
+
 bool weights_from_sources(GPT2Model* model, const SourceTensor* sources, DType dtype, bool use_in_place,
                           const char* where, Error* error) {
     model->dtype = dtype;
     model->num_parameters = gpt2_num_parameters(&model->config);
+    if (model->contents != NULL && !note_contents(model, sources, where, error)) return false;
     size_t bytes = place_tensors(model, sources, use_in_place, NULL);
     if (bytes == 0) return true; // everything stays in the file
     Error memory;

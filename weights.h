@@ -10,6 +10,8 @@ typedef struct {
     const unsigned char* data; // (rows, cols), or (cols, rows) when is_transposed
     DType dtype;               // not Q8
     bool is_transposed;
+    const char* file; // its path
+    size_t offset;    // in the file
 } SourceTensor;
 
 // Where the source of a parameter's layer stands in an array of NUM_PARAMETERS * L sources.
@@ -20,7 +22,7 @@ static inline size_t source_index(const GPT2Config* config, int id, size_t layer
 // Fills in model->tensors, ->block, ->dtype and ->num_parameters from model->config and `sources` (see source_index;
 // the layers of one parameter adjoin when use_in_place). Matrices become `dtype`, vectors f32. With use_in_place the
 // tensors that already have that dtype stay where the file has them; the rest is converted into model->block, on all
-// OpenMP threads. A weight that `dtype` cannot express (NaN, infinite, too large) is an error. `where` is the file.
+// OpenMP threads. Notes in model->contents, if there is one, where everything lies. A weight that `dtype` cannot express (NaN, infinite, too large) is an error. `where` is the file.
 bool weights_from_sources(GPT2Model* model, const SourceTensor* sources, DType dtype, bool use_in_place,
                           const char* where, Error* error);
 

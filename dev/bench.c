@@ -20,6 +20,7 @@
 // with the fastest and the slowest behind it.
 #include <errno.h>
 #include <getopt.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,6 +39,7 @@ static void print_limit(const Row* row) {
     }
     if (row->operations > 0) printf("  %.0f Gop/s", 1e-9 * row->operations / seconds);
     if (row->peak > 0) printf(", %.0f %% of %.0f", 100 * row->operations / seconds / row->peak, 1e-9 * row->peak);
+    if (row->predicted > 0) printf("  predicted %.3f ms", 1e3 * row->predicted);
     if (row->megabytes > 0) printf("  %.0f MB at most", row->megabytes);
     if (row->note[0] != '\0') printf("  %s", row->note);
 }
@@ -63,6 +65,7 @@ static void write_json(const Bench* b, const Row* row) {
     fprintf(b->json, ", \"threads\": %d, \"depth\": %d, \"tokens\": %d, \"rate_of\": %.9g", o->threads, row->depth,
             row->tokens, row->per_second);
     fprintf(b->json, ", \"bytes\": %.0f, \"operations\": %.0f, \"peak\": %.0f", row->bytes, row->operations, row->peak);
+    fprintf(b->json, ", \"predicted\": %.9g", row->predicted);
     fprintf(b->json, ", \"megabytes\": %.1f, \"peer_megabytes\": %.1f, \"peer_flags\": \"%s\", \"note\": \"%s\"",
             row->megabytes, row->peer_megabytes, row->peer_flags, row->note);
     write_times(b->json, "seconds", &row->seconds);
@@ -110,6 +113,16 @@ double bench_decode_seconds(const Bench* b, Device* device, int position, int n)
     return seconds / n;
 }
 
+// Seconds of a pass of T tokens at `position`, as gpt2 --estimate predicts it; a peak that is not known bounds
+// nothing.
+static double predict(const Bench* b, double bandwidth, int position, int T) {
+    double products = peak_of_dtype(&b->peak, b->model.dtype);
+    Roof roof = {.bandwidth = bandwidth,
+                 .f32 = b->peak.f32 > 0 ? b->peak.f32 : INFINITY,
+                 .products = products > 0 ? products : INFINITY};
+    return pass_roof(&b->model.config, b->model.dtype, (CallShape){.B = 1, .T = T, .position = position}, &roof);
+}
+
 // n tokens decoded at `depth`; the bandwidth and the peer are measured between the repeats.
 static void bench_decode(Bench* b, int depth, int n) {
     const BenchOptions* o = b->options;
@@ -127,6 +140,7 @@ static void bench_decode(Bench* b, int depth, int n) {
         times_add(&row.bandwidth, read_bandwidth(b->buffer, b->buffer_bytes, o->threads));
         if (o->peer != NULL) times_add(&row.peer, peer_seconds(o, row.peer_flags, 0, n, depth));
     }
+    row.predicted = predict(b, times_median(&row.bandwidth), depth + n / 2, 1);
     if (depth == 0 && n == 20) b->token_seconds = times_median(&row.seconds);
     bench_report(b, &row);
 }
@@ -157,6 +171,7 @@ static void bench_prefill(Bench* b, int unused, int T) {
         if (o->peer != NULL) times_add(&row.peer, peer_seconds(o, row.peer_flags, T, 0, 0));
     }
     row.peak = times_median(&peaks);
+    row.predicted = predict(b, read_bandwidth(b->buffer, b->buffer_bytes, o->threads), 0, T);
     bench_report(b, &row);
 }
 
@@ -298,7 +313,7 @@ static void bench_open(Bench* b) {
     memset(b->buffer, 1, b->buffer_bytes);
     printf("GPT-2 %s, %s weights, %s; %.1f MB per token; medians of %d [fastest .. slowest]\n", o->shape,
            dtype_names[o->dtype], gpt2_cpu.describe(b->device), 1e-6 * (double)b->buffer_bytes, o->repeats);
-    PeakRates peak = peak_rates(cpu_kernels_select(o->kernels)->name, o->threads, o->repeats);
+    PeakRates peak = b->peak = peak_rates(cpu_kernels_select(o->kernels)->name, o->threads, o->repeats);
     printf("peak rates: f32 %.0f, bf16 dot %.0f, int8 dot %.0f Gop/s (0: no such instruction in these kernels)\n",
            1e-9 * peak.f32, 1e-9 * peak.bf16, 1e-9 * peak.int8);
 }

@@ -33,6 +33,7 @@ typedef struct {
     double bytes;      // that one token reads
     double operations; // of one measurement, 0 where they do not matter
     double peak;       // operations per second that the processor does at most, 0: not known
+    double predicted;  // seconds, by the roof of the rates that were measured; 0: not predicted
     double megabytes;  // peak memory of a process, 0: not measured
     Times peer;        // the peer's seconds for the same; empty without a peer
     char peer_flags[64];
@@ -48,6 +49,7 @@ typedef struct {
     int* tokens;   // (maxT)
     char* buffer;  // (buffer_bytes) for the bandwidth: as much as a token reads
     size_t buffer_bytes;
+    PeakRates peak;       // for predictions
     double token_seconds; // of decoding 20 tokens from an empty context, 0 before it was measured
     FILE* json;           // or NULL
 } Bench;

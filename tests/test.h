@@ -28,6 +28,7 @@ void test_checkpoint(Tests* t);
 void test_sampler(Tests* t);
 void test_kernels(Tests* t);
 void test_model(Tests* t);
+void test_inside(Tests* t);
 void test_cli(Tests* t);
 void test_hostile(Tests* t);      // files made to do harm
 void test_surroundings(Tests* t); // the program at its limits, and where its surroundings fail

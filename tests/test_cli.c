@@ -328,9 +328,19 @@ static const BadLine bad_lines[] = {
     {"--ctx 1000000", "1000000"},
     {"--top 0", "--top"},
     {"--top 1000000", "1000000"},
-    {"--verify", "--verify"},
-    {"--profile", "--profile"},
-    {"--info", "--info"},
+    {"--verify --info", "only one of"},
+    {"--verify=", "--verify"},
+    {"--tolerance 0.1", "--verify"},
+    {"--verify --tolerance 0", "--tolerance"},
+    {"--profile=xml", "\"xml\""},
+    {"--info=x", "--info"},
+    {"--estimate fast", "\"fast\""},
+    {"--estimate 0", "\"0\""},
+    {"--estimate 1 2 3", "\"3\""},
+    {"--all", "--top"},
+    {"--stride 8", "--perplexity"},
+    {"--perplexity --stride 1000000", "1000000"},
+    {"--perplexity --stride 0", "--stride"},
     {"stray", "stray"},
     {"-p a b", "\"b\""},
     {"-p a -f b", "-p and -f"},
@@ -348,6 +358,8 @@ static const BadLine failing_lines[] = {
     {"-f .", "cannot read"},
     {"--logits no/such/directory.npy", "no/such/directory.npy"},
     {"--tokens -T no/such/tokenizer.bin", "no/such/tokenizer.bin"},
+    {"--verify=no/such/model.bin", "no/such/model.bin"},
+    {"--verify=tests/fixtures/bf16.bin", "another shape"},
 };
 
 // Good usage: exit status 0 and text that begins with the prompt.
@@ -408,11 +420,12 @@ static void test_flags(const Cli* cli) {
 
 static void test_information(const Cli* cli) {
     static const char* const names[] = {
-        "model",        "tokenizer",  "prompt",     "file",           "n-predict", "seed",    "temp",
-        "top-k",        "top-p",      "min-p",      "repeat-penalty", "samples",   "threads", "device",
-        "list-devices", "cpu-logits", "dtype",      "layers",         "ctx",       "tokens",  "top",
-        "logits",       "json",       "ignore-eos", "no-echo",        "quiet",     "verbose", "version",
-        "help"};
+        "model",        "tokenizer",  "prompt",     "file",           "n-predict", "seed",      "temp",
+        "top-k",        "top-p",      "min-p",      "repeat-penalty", "samples",   "threads",   "device",
+        "list-devices", "cpu-logits", "dtype",      "layers",         "ctx",       "tokens",    "top",
+        "logits",       "json",       "ignore-eos", "no-echo",        "quiet",     "verbose",   "version",
+        "help",         "all",        "perplexity", "stride",         "verify",    "tolerance", "profile",
+        "estimate",     "info"};
     int n = (int)(sizeof names / sizeof *names), listed = 0;
     Result r = RUN(cli, "-h");
     for (int i = 0; i < n; i++) {
@@ -422,7 +435,6 @@ static void test_information(const Cli* cli) {
     }
     test_check(cli->t, r.status == 0 && r.err[0] == '\0' && listed == n, "-h lists %d of %d options on standard output",
                listed, n);
-    test_check(cli->t, strstr(r.out, "--verify") == NULL, "-h does not list what this version cannot do");
     r = RUN(cli, "--version");
     test_check(cli->t, r.status == 0 && starts_with(r.out, "gpt2 ") && r.err[0] == '\0', "--version says %.*s",
                FIRST_LINE(r.out));
@@ -708,6 +720,25 @@ static void test_json(const Cli* cli) {
                "--json with -n 0 is JSON too");
 }
 
+// What looks inside prints its report on standard output, one JSON object with --json.
+static void test_inspections(const Cli* cli) {
+    static const char* const lines[] = {"--top 2 --all",  "--perplexity",   "--verify --layers 1 --dtype f32",
+                                        "--profile -n 1", "--estimate 100", "--info"};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        char line[128];
+        snprintf(line, sizeof line, "%s -p Once", lines[i]);
+        Result text = run_line(cli, line);
+        snprintf(line, sizeof line, "%s -p Once --json", lines[i]);
+        Result json = run_line(cli, line);
+        bool ok = text.status == 0 && text.err[0] == '\0' && count_lines(text.out) > 0 && !is_json(text.out);
+        test_check(cli->t, ok && json.status == 0 && json.err[0] == '\0' && is_json(json.out),
+                   "gpt2 %s prints %d lines, and with --json one object", lines[i], count_lines(text.out));
+    }
+    Result r = RUN(cli, "-f", "tests/fixtures/perplexity.txt", "--perplexity", "--ctx", "32");
+    test_check(cli->t, r.status == 0 && strstr(r.out, "windows: ") != NULL,
+               "a text longer than the context is scored in windows");
+}
+
 static void test_tokens_and_top(const Cli* cli) {
     Result tokens = RUN(cli, "-p", PROMPT, "--tokens"), json = RUN(cli, "-p", PROMPT, "--json", "-n", "1");
     int ids[4] = {-1, -1, -1, -1}, json_ids[4] = {-2, -2, -2, -2};
@@ -784,9 +815,14 @@ static void test_outputs_that_fail(const Cli* cli) {
     test_check(cli->t, r.status == 0 && is_quiet, "a closed pipe ends the text at once and quietly, exit status %d",
                r.status);
     if (access("/dev/full", W_OK) == 0) {
-        static const char* const modes[][3] = {
-            {"-n", "2", NULL},        {"--json", NULL, NULL},         {"--help", NULL, NULL},
-            {"--tokens", NULL, NULL}, {"--list-devices", NULL, NULL}, {"--top", "3", NULL}};
+        static const char* const modes[][3] = {{"-n", "2", NULL},
+                                               {"--json", NULL, NULL},
+                                               {"--help", NULL, NULL},
+                                               {"--tokens", NULL, NULL},
+                                               {"--list-devices", NULL, NULL},
+                                               {"--top", "3", NULL},
+                                               {"--perplexity", NULL, NULL},
+                                               {"--info", NULL, NULL}};
         for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
             r = run_wired(cli, (Wiring){.output_file = "/dev/full"},
                           (const char*[]){"-p", "a", "-q", modes[i][0], modes[i][1], NULL});
@@ -936,6 +972,7 @@ void test_cli(Tests* t) {
     test_end_of_text(&cli);
     test_json(&cli);
     test_tokens_and_top(&cli);
+    test_inspections(&cli);
     test_logits(&cli);
     test_outputs_that_fail(&cli);
     test_signals(&cli);

@@ -1,0 +1,87 @@
+#include "operations.h"
+
+const char* operation_name(Operation operation) {
+#define OPERATION_NAME(id, name, per_layer) name,
+    static const char* const names[] = {GPT2_OPERATIONS(OPERATION_NAME)};
+#undef OPERATION_NAME
+    return names[operation];
+}
+
+int operation_calls(Operation operation, const GPT2Config* config) {
+#define OPERATION_PER_LAYER(id, name, per_layer) per_layer,
+    static const bool per_layer[] = {GPT2_OPERATIONS(OPERATION_PER_LAYER)};
+#undef OPERATION_PER_LAYER
+    return per_layer[operation] ? config->num_layers : 1;
+}
+
+size_t cache_element_bytes(DType dtype) {
+    return dtype == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+
+// A product with `vectors` f32 vectors of bias and LayerNorm. An epilogue that adds reads out as well.
+static OperationCost product(double M, size_t N, size_t K, DType dtype, size_t vector_floats, bool adds) {
+    double n = (double)N, k = (double)K;
+    OperationCost cost = {.M = M, .N = n, .K = k, .flops = 2 * M * n * k};
+    cost.bytes = n * (double)dtype_row_bytes(dtype, K) + 4.0 * (double)vector_floats;
+    cost.bytes += 4 * M * k + 4 * M * n * (adds ? 2 : 1);
+    return cost;
+}
+
+// q · kᵀ and the weighted sum of v, 2 C operations each for every key that a query sees. Every sequence's cache is read
+// once, with the new keys and values written to it before.
+static OperationCost attention(const GPT2Config* config, DType dtype, CallShape shape) {
+    double B = shape.B, T = shape.T, C = config->channels;
+    double keys = shape.position + (T + 1) / 2; // on average over the queries
+    double cache = 2 * C * (double)cache_element_bytes(dtype) * B * (shape.position + 2 * T);
+    return (OperationCost){
+        .M = B * T, .N = keys, .K = C, .flops = 4 * B * T * keys * C, .bytes = cache + 4 * B * T * 4 * C};
+}
+
+OperationCost operation_cost(Operation operation, const GPT2Config* config, DType dtype, CallShape shape) {
+    size_t C = (size_t)config->channels, V = (size_t)config->vocab_size;
+    double M = (double)shape.B * shape.T;
+    switch (operation) {
+    case OPERATION_EMBED: // a row of wte and one of wpe, added
+        return (OperationCost){
+            .M = M, .flops = M * (double)C, .bytes = M * (2.0 * (double)dtype_row_bytes(dtype, C) + 4.0 * (double)C)};
+    case OPERATION_QKV: return product(M, 3 * C, C, dtype, 3 * C + 2 * C, false);
+    case OPERATION_ATTENTION: return attention(config, dtype, shape);
+    case OPERATION_ATTPROJ: return product(M, C, C, dtype, C, true);
+    case OPERATION_FC: return product(M, 4 * C, C, dtype, 4 * C + 2 * C, false);
+    case OPERATION_FCPROJ: return product(M, C, 4 * C, dtype, C, true);
+    case OPERATION_HEAD: return product(M, V, C, dtype, 2 * C, false);
+    default: return (OperationCost){0};
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The roof.
+
+// Embedding and attention work on f32; products on what their weights are.
+static double peak_of(Operation operation, const Roof* roof) {
+    bool is_product = operation != OPERATION_EMBED && operation != OPERATION_ATTENTION;
+    return is_product ? roof->products : roof->f32;
+}
+
+bool is_bound_by_memory(Operation operation, const OperationCost* cost, const Roof* roof) {
+    return cost->bytes / roof->bandwidth >= cost->flops / peak_of(operation, roof);
+}
+
+double operation_roof(Operation operation, const OperationCost* cost, const Roof* roof) {
+    return is_bound_by_memory(operation, cost, roof) ? cost->bytes / roof->bandwidth
+                                                     : cost->flops / peak_of(operation, roof);
+}
+
+CallShape operation_shape(Operation operation, CallShape pass) {
+    if (operation != OPERATION_HEAD) return pass;
+    return (CallShape){.B = pass.B, .T = 1, .position = pass.position + pass.T - 1};
+}
+
+double pass_roof(const GPT2Config* config, DType dtype, CallShape shape, const Roof* roof) {
+    double seconds = 0;
+    for (int o = 0; o < NUM_OPERATIONS; o++) {
+        OperationCost cost = operation_cost((Operation)o, config, dtype, operation_shape((Operation)o, shape));
+        seconds += operation_calls((Operation)o, config) * operation_roof((Operation)o, &cost, roof);
+    }
+    return seconds;
+}

@@ -1,0 +1,74 @@
+// What a forward pass consists of, and what each of its operations costs: the sizes of the matrix products, the
+// arithmetic and the bytes, from the shapes alone. The profile, the estimate and the roofline follow from this table.
+#ifndef OPERATIONS_H
+#define OPERATIONS_H
+
+#include "gpt2.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// The operations of a token in their order. LayerNorm, bias, GELU and residual are parts of the products beside them.
+//   id, name in tables and JSON, per layer?
+#define GPT2_OPERATIONS(X)                                                                                             \
+    X(EMBED, "embedding", false)                                                                                       \
+    X(QKV, "qkv", true)                                                                                                \
+    X(ATTENTION, "attention", true)                                                                                    \
+    X(ATTPROJ, "attproj", true)                                                                                        \
+    X(FC, "fc", true)                                                                                                  \
+    X(FCPROJ, "fcproj", true)                                                                                          \
+    X(HEAD, "head", false)
+
+#define OPERATION_ID(id, name, per_layer) OPERATION_##id,
+typedef enum { GPT2_OPERATIONS(OPERATION_ID) NUM_OPERATIONS } Operation;
+#undef OPERATION_ID
+
+// The tokens that one call works on: T new ones for each of B sequences that hold `position` tokens already.
+typedef struct {
+    int B, T, position;
+} CallShape;
+
+// One call: out (M, N) = inp (M, K) times a matrix of (N, K).
+//   embedding  M rows of C channels, no product (N and K are 0)
+//   attention  M = B T queries, N keys each on average, K = C channels of all heads; it has two such products
+typedef struct {
+    double M, N, K;
+    double flops; // multiplications and additions: 2 M N K for a product
+    double bytes; // what must be read and written at least once: weights, activations in and out (f32), KV cache
+} OperationCost;
+
+const char* operation_name(Operation operation);
+int operation_calls(Operation operation, const GPT2Config* config); // of one forward pass: L or 1
+
+// `dtype` is what the matrices are kept as.
+OperationCost operation_cost(Operation operation, const GPT2Config* config, DType dtype, CallShape shape);
+
+// What a machine does at most: the roof of the roofline (Williams, Waterman and Patterson, 2009). A multiply-add counts as
+// two operations.
+typedef struct {
+    double bandwidth; // bytes per second from memory
+    double f32;       // operations per second of multiply-adds in f32
+    double products;  // operations per second of the instruction that products with the weights are made of
+} Roof;
+
+// Is it the bytes that take longer than the arithmetic?
+bool is_bound_by_memory(Operation operation, const OperationCost* cost, const Roof* roof);
+
+// Seconds that the machine needs at least: for the bytes or for the arithmetic, whichever takes longer.
+double operation_roof(Operation operation, const OperationCost* cost, const Roof* roof);
+
+// The same for a whole pass, with logits for the last token only. A prediction that knows no launch, barrier or miss.
+double pass_roof(const GPT2Config* config, DType dtype, CallShape shape, const Roof* roof);
+
+// The shape that an operation has in such a pass.
+CallShape operation_shape(Operation operation, CallShape pass);
+
+// Bytes of one number in the KV cache: binary16, but f32 beside f32 weights.
+size_t cache_element_bytes(DType dtype);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

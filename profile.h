@@ -1,0 +1,71 @@
+// Where the time of forward passes goes: devices record every operation, threads on lanes of their own.
+#ifndef PROFILE_H
+#define PROFILE_H
+
+#include "operations.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// One operation as one thread saw it, from the end of the operation before it to its own end, the wait for the other
+// threads included.
+typedef struct {
+    Operation operation;
+    CallShape shape;
+    double seconds;
+    double waited; // of these, at barriers
+} ProfileCall;
+
+// What one thread records. Lanes are apart in memory, so that recording disturbs no other thread.
+typedef struct {
+    ProfileCall* calls; // (capacity)
+    size_t num_calls, capacity;
+    double latest; // when the latest operation ended
+    double waited; // at barriers since then
+    bool is_lost;  // memory was short: the record is not whole
+} __attribute__((aligned(64))) ProfileLane;
+
+// A recording. Every thread of a device records the same sequence of operations, so that call i is the same one on
+// all lanes. A device that has no threads records on lane 0.
+typedef struct {
+    ProfileLane* lanes; // (num_lanes)
+    int num_lanes;
+} Profile;
+
+bool profile_open(Profile* profile, int num_lanes, Error* error);
+void profile_close(Profile* profile);
+
+// Forgets what was recorded.
+void profile_reset(Profile* profile);
+
+// For devices, on the lane of the calling thread. profile_start() begins a run of operations, profile_waited() adds time
+// at a barrier, profile_end() ends an operation; profile_add() records one whose time was taken elsewhere (a GPU's events).
+void profile_start(Profile* profile, int lane);
+void profile_waited(Profile* profile, int lane, double seconds);
+void profile_end(Profile* profile, int lane, Operation operation, CallShape shape);
+void profile_add(Profile* profile, int lane, Operation operation, CallShape shape, double seconds, double waited);
+
+// The calls of one operation with one number of rows, added up.
+typedef struct {
+    Operation operation;
+    size_t calls;
+    OperationCost cost; // M, N, K on average; flops and bytes of all calls together
+    double seconds;     // of all calls, on lane 0
+    double median;      // seconds of a call
+    double waited;      // of `seconds`, at barriers: in the proportion of all lanes together
+} ProfileRow;
+
+// Adds the recording up into rows, in the order of first occurrence. The caller frees *rows.
+// False with the error filled in when memory is or was short, or the lanes do not agree.
+bool profile_rows(ProfileRow** rows, size_t* num_rows, const Profile* profile, const GPT2Config* config, DType dtype,
+                  Error* error);
+
+// The median of n values, which are sorted by it.
+double median_of(double* values, size_t n);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

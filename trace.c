@@ -1,0 +1,91 @@
+#include "trace.h"
+
+#include <math.h>
+
+#include "sampler.h"
+
+// |a - b|, infinite where one of them is no finite number.
+static double distance(float a, float b) {
+    double d = fabs((double)a - (double)b);
+    return isfinite(d) ? d : INFINITY;
+}
+
+// ln of the sum of e^logit.
+static double log_sum(const float* logits, int V) {
+    double largest = -INFINITY, sum = 0;
+    for (int v = 0; v < V; v++) largest = (double)logits[v] > largest ? (double)logits[v] : largest;
+    for (int v = 0; v < V; v++) sum += exp((double)logits[v] - largest);
+    return largest + log(sum);
+}
+
+// KL(p || q) = sum of p ln(p / q) for the softmax of two positions (V) each.
+static double divergence(const float* p, const float* q, int V) {
+    double sum_p = log_sum(p, V), sum_q = log_sum(q, V), kl = 0;
+    for (int v = 0; v < V; v++) {
+        double log_p = (double)p[v] - sum_p;
+        kl += exp(log_p) * (log_p - ((double)q[v] - sum_q));
+    }
+    return isfinite(kl) ? (kl > 0 ? kl : 0) : INFINITY; // rounding can make it a little less than 0
+}
+
+// The largest distance of a logit (V) from the mean of them all.
+static double spread(const float* logits, int V) {
+    double mean = 0, largest = 0;
+    for (int v = 0; v < V; v++) mean += (double)logits[v] / V;
+    for (int v = 0; v < V; v++) largest = fmax(largest, fabs((double)logits[v] - mean));
+    return largest;
+}
+
+static void compare_logits(Difference* d, const Trace* reference, const Trace* other) {
+    int V = reference->V;
+    double sum = 0, scale = 0;
+    for (int t = 0; t < reference->T; t++) {
+        const float *a = reference->logits + (size_t)t * (size_t)V, *b = other->logits + (size_t)t * (size_t)V;
+        for (int v = 0; v < V; v++) {
+            double difference = distance(a[v], b[v]);
+            d->largest = fmax(d->largest, difference);
+            sum += difference;
+        }
+        double kl = divergence(a, b, V);
+        d->kl_mean += kl / reference->T;
+        d->kl_largest = fmax(d->kl_largest, kl);
+        d->same_argmax += sampler_argmax(a, V) == sampler_argmax(b, V);
+        scale = fmax(scale, spread(a, V));
+    }
+    d->mean = sum / reference->T / V;
+    d->relative = d->largest > 0 ? d->largest / scale : 0;
+}
+
+// a and b (T, C).
+static LayerDifference compare_layer(const float* a, const float* b, int T, int C) {
+    LayerDifference d = {0};
+    for (int t = 0; t < T; t++) {
+        double apart = 0, size = 0;
+        for (int c = 0; c < C; c++, a++, b++) {
+            double difference = distance(*a, *b);
+            d.largest = fmax(d.largest, difference);
+            apart += difference * difference;
+            size += (double)*a * (double)*a;
+        }
+        if (apart > 0) d.relative = fmax(d.relative, sqrt(apart / size));
+    }
+    return d;
+}
+
+bool trace_compare(Difference* difference, const Trace* reference, const Trace* other, double tolerance, Error* error) {
+    size_t stream = (size_t)reference->T * (size_t)reference->C;
+    *difference = (Difference){.first_bad = -1};
+    compare_logits(difference, reference, other);
+    if (reference->residuals != NULL && other->residuals != NULL) {
+        size_t layers = (size_t)reference->L + 1;
+        difference->layers = allocate(layers, sizeof *difference->layers, "comparison", error);
+        if (difference->layers == NULL) return false;
+        for (size_t l = 0; l < layers; l++) {
+            const float *a = reference->residuals + l * stream, *b = other->residuals + l * stream;
+            LayerDifference d = difference->layers[l] = compare_layer(a, b, reference->T, reference->C);
+            if (difference->first_bad < 0 && !(d.relative <= tolerance)) difference->first_bad = (int)l;
+        }
+    }
+    if (difference->first_bad < 0 && !(difference->relative <= tolerance)) difference->first_bad = reference->L + 1;
+    return true;
+}

@@ -1,0 +1,34 @@
+// How far two runs of the same tokens are apart.
+#ifndef TRACE_H
+#define TRACE_H
+
+#include "gpt2.h"
+
+// One run of T tokens, layer by layer. The caller owns the arrays.
+typedef struct {
+    int T, V, C, L;
+    float* logits;    // (T, V)
+    float* residuals; // (L + 1, T, C) the residual stream after the embedding and after every layer; NULL: not known
+} Trace;
+
+typedef struct {
+    double largest, relative;
+} LayerDifference;
+
+// The differences of the logits, and of the residual stream.
+typedef struct {
+    double largest, mean; // of |a - b| over all logits
+    double relative;      // largest / the largest distance of a reference's logit from the mean of its position: logits
+                          // count only against each other, and GPT-2's share a large offset
+    double kl_mean, kl_largest; // Kullback-Leibler divergence from the reference's distribution, nats per position
+    int same_argmax;            // positions with the same likeliest token, of T
+    LayerDifference* layers;    // (L + 1) largest |a - b|, and largest |a - b| / |a| of a position by Euclid's norm;
+                                // NULL: the streams are not known
+    int first_bad;              // 0: the embedding, l: layer l - 1, L + 1: the head, -1: none is beyond the tolerance
+} Difference;
+
+// Compares with a reference of the same shape. A number that is not finite is infinitely far away. The caller frees
+// difference->layers.
+bool trace_compare(Difference* difference, const Trace* reference, const Trace* other, double tolerance, Error* error);
+
+#endif

@@ -1,0 +1,406 @@
+// --verify: the prompt on every device and with every weight type, against a reference: the same checkpoint (or the one
+// that is named) in f32 with the portable kernels of the CPU, or logits from a file.
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cpu_kernels.h"
+#include "inspect.h"
+#include "npy.h"
+#include "print.h"
+#include "trace.h"
+
+enum { TOP = 5, MAX_CONTENDERS = 64, MAX_SHOWN = 5, SINGLE_TOKENS = 8 };
+
+// What rounding of the weights, activations and cached keys explains, relative; measured on GPT-2's shapes and the
+// seeded models of the tests, then about doubled.
+static const float tolerances[NUM_DTYPES] = {
+    [DTYPE_F32] = 1e-4f, [DTYPE_BF16] = 5e-2f, [DTYPE_F16] = 1e-2f, [DTYPE_Q8] = 1e-1f};
+
+// A device with a weight type, and how it did.
+typedef struct {
+    const DeviceApi* api;
+    const char* device;  // "CPU"
+    const char* kernels; // of the CPU
+    DType dtype;
+    float tolerance;
+    bool was_run;
+    Error why_not; // when it was not run
+    Difference difference;
+    TopToken top[TOP]; // after the last position
+    bool passed;
+} Contender;
+
+typedef struct {
+    const Generation* g;
+    Trace reference;
+    TopToken top[TOP];
+    int num_top;
+    char name[128]; // of the reference
+    Contender contenders[MAX_CONTENDERS];
+    int num_contenders;
+} Verifier;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Running.
+
+static bool trace_open(Trace* trace, const GPT2Model* model, int T, Error* error) {
+    const GPT2Config* c = &model->config;
+    *trace = (Trace){.T = T, .V = c->vocab_size, .C = c->channels, .L = c->num_layers};
+    size_t stream = (size_t)T * (size_t)c->channels * sizeof(float);
+    trace->logits = allocate((size_t)T * (size_t)c->vocab_size, sizeof(float), "logits", error);
+    trace->residuals = trace->logits != NULL ? allocate((size_t)c->num_layers + 1, stream, "layers", error) : NULL;
+    return trace->residuals != NULL;
+}
+
+static void trace_free(Trace* trace) {
+    free(trace->logits);
+    free(trace->residuals);
+    *trace = (Trace){0};
+}
+
+// Runs the prompt: most of it at once, the last tokens one by one, since devices have different kernels for the two.
+static bool trace_run(Trace* trace, const DeviceApi* api, const char* kernels, const GPT2Model* model,
+                      const Generation* g, Error* error) {
+    int T = g->num_prompt, single = T / 2 < SINGLE_TOKENS ? T / 2 : SINGLE_TOKENS, slot = 0;
+    if (!trace_open(trace, model, T, error)) return false;
+    DeviceOptions options = {
+        .max_seq_len = T, .max_batch = 1, .num_threads = g->threads, .kernels = kernels, .residuals = trace->residuals};
+    Device* device = api->open(model, &options, error);
+    if (device == NULL) return false;
+    TokenRun run = {.tokens = g->prompt_tokens, .slots = &slot, .B = 1, .T = T - single, .position = 0};
+    bool ok = api->forward(device, &run, run.T, trace->logits, error);
+    run.T = 1;
+    for (int t = T - single; ok && t < T; t++) {
+        run.tokens = g->prompt_tokens + t;
+        run.position = t;
+        ok = api->forward(device, &run, 1, trace->logits + (size_t)t * (size_t)trace->V, error);
+    }
+    api->close(device);
+    return ok;
+}
+
+// Loads a checkpoint with its matrices as `dtype`, cut as --layers says.
+static bool load(GPT2Model* model, const char* path, DType dtype, const Generation* g, Error* error) {
+    if (!checkpoint_load(model, path, false, dtype, error)) return false;
+    const GPT2Config *own = &model->config, *expected = &g->model.config;
+    bool is_same = own->vocab_size == expected->vocab_size && own->channels == expected->channels &&
+                   own->num_heads == expected->num_heads && own->num_layers >= expected->num_layers &&
+                   own->max_seq_len >= g->num_prompt;
+    if (!is_same) {
+        fail(error,
+             "--verify: %s has another shape (%d layers, %d heads, %d channels, %d tokens) than %s (%d, %d, %d, %d)",
+             path, own->num_layers, own->num_heads, own->channels, own->vocab_size, g->paths.model,
+             expected->num_layers, expected->num_heads, expected->channels, expected->vocab_size);
+        checkpoint_free(model);
+        return false;
+    }
+    model->config.num_layers = expected->num_layers;
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The reference.
+
+static bool is_npy(const char* path) {
+    struct stat info;
+    char magic[6] = "";
+    if (stat(path, &info) != 0 || !S_ISREG(info.st_mode)) return false;
+    FILE* file = fopen(path, "rb");
+    if (file == NULL) return false;
+    bool is_read = fread(magic, 1, sizeof magic, file) == sizeof magic;
+    fclose(file);
+    return is_read && memcmp(magic, "\x93NUMPY", sizeof magic) == 0;
+}
+
+// Logits that --logits has written.
+static bool read_reference(Verifier* v, const char* path, Error* error) {
+    const Generation* g = v->g;
+    size_t rows, cols, T = (size_t)g->num_prompt, V = (size_t)g->model.config.vocab_size;
+    v->reference = (Trace){.T = (int)T, .V = (int)V, .L = g->model.config.num_layers};
+    v->reference.logits = npy_read(path, &rows, &cols, error);
+    if (v->reference.logits == NULL) return false;
+    snprintf(v->name, sizeof v->name, "logits of the file");
+    if (rows == T && cols == V) return true;
+    return fail(error,
+                "--verify: %s holds logits of %zu positions and %zu tokens, the prompt has %zu and the model %zu", path,
+                rows, cols, T, V);
+}
+
+static bool run_reference(Verifier* v, Error* error) {
+    const Generation* g = v->g;
+    const char* path = g->options->reference != NULL ? g->options->reference : g->paths.model;
+    GPT2Model model;
+    snprintf(v->name, sizeof v->name, "f32, CPU portable");
+    if (!load(&model, path, DTYPE_F32, g, error)) return false;
+    bool ok = trace_run(&v->reference, &gpt2_cpu, "portable", &model, g, error);
+    checkpoint_free(&model);
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The contenders.
+
+static float tolerance_of(const Verifier* v, DType dtype, bool has_file) {
+    const Generation* g = v->g;
+    if (g->options->tolerance > 0) return g->options->tolerance;
+    // logits from a file carry the rounding of the weights that they were made with
+    float own = tolerances[dtype], files = has_file ? tolerances[g->model.file_dtype] : 0;
+    return own > files ? own : files;
+}
+
+// Every weight type that is asked for on every device; the CPU is as many devices as it has kernel variants, the best
+// first. The reference against itself would be no test.
+static void list_contenders(Verifier* v, bool has_file) {
+    const Options* options = v->g->options;
+    for (int dtype = 0; dtype < NUM_DTYPES; dtype++) {
+        if (!options->keep_dtype && options->dtype != (DType)dtype) continue;
+        const CpuKernels* kernels;
+        for (int i = 0; (kernels = cpu_kernels_supported(i)) != NULL && v->num_contenders < MAX_CONTENDERS; i++) {
+            bool is_reference = dtype == DTYPE_F32 && strcmp(kernels->name, "portable") == 0;
+            if (is_reference && i > 0 && options->reference == NULL) continue;
+            v->contenders[v->num_contenders++] = (Contender){.api = &gpt2_cpu,
+                                                             .device = "CPU",
+                                                             .kernels = kernels->name,
+                                                             .dtype = (DType)dtype,
+                                                             .tolerance = tolerance_of(v, (DType)dtype, has_file)};
+        }
+    }
+}
+
+static bool run_contender(Contender* c, const Verifier* v, const GPT2Model* model, Error* error) {
+    Trace trace;
+    size_t last = (size_t)(v->reference.T - 1) * (size_t)v->reference.V;
+    bool ok = trace_run(&trace, c->api, c->kernels, model, v->g, error) &&
+              trace_compare(&c->difference, &v->reference, &trace, (double)c->tolerance, error) &&
+              sampler_top(c->top, v->num_top, trace.logits + last, trace.V, error);
+    trace_free(&trace);
+    c->was_run = ok;
+    c->passed = ok && c->difference.first_bad < 0;
+    return ok;
+}
+
+// Runs all contenders; those of one weight type follow each other and share the model. A type that cannot express the
+// weights is passed over, unless it was asked for.
+static bool run_contenders(Verifier* v, Error* error) {
+    GPT2Model model = {0};
+    bool ok = true, is_loaded = false;
+    for (int i = 0; ok && i < v->num_contenders; i++) {
+        Contender* c = &v->contenders[i];
+        if (i == 0 || c->dtype != v->contenders[i - 1].dtype) {
+            if (is_loaded) checkpoint_free(&model);
+            is_loaded = load(&model, v->g->paths.model, c->dtype, v->g, &c->why_not);
+        } else {
+            c->why_not = v->contenders[i - 1].why_not;
+        }
+        if (is_loaded) ok = run_contender(c, v, &model, error);
+        else if (!v->g->options->keep_dtype) ok = fail(error, "%s", c->why_not.text);
+    }
+    if (is_loaded) checkpoint_free(&model);
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What is printed.
+
+// The contenders whose tables are shown: the first of each weight type, and what failed, as far as there is room.
+static int choose_shown(const Contender* shown[MAX_SHOWN], const Verifier* v) {
+    int n = 0;
+    for (int failing = 1; failing >= 0; failing--) {
+        for (int i = 0; i < v->num_contenders && n < MAX_SHOWN; i++) {
+            const Contender* c = &v->contenders[i];
+            bool is_first = i == 0 || v->contenders[i - 1].dtype != c->dtype;
+            if (c->was_run && (failing ? !c->passed : c->passed && is_first)) shown[n++] = c;
+        }
+    }
+    return n;
+}
+
+static void bad_layer_name(char name[32], int layer, int L) {
+    if (layer == 0) snprintf(name, 32, "embedding");
+    else if (layer <= L) snprintf(name, 32, "layer %d", layer - 1);
+    else snprintf(name, 32, "logits");
+}
+
+static void print_summary_row(FILE* out, const Verifier* v, const Contender* c) {
+    const Difference* d = &c->difference;
+    char bad[32] = "";
+    fprintf(out, "%-5s %-3s %-11s", dtype_names[c->dtype], c->device, c->kernels);
+    if (!c->was_run) {
+        fprintf(out, " not run: %s\n", c->why_not.text);
+        return;
+    }
+    if (!c->passed) bad_layer_name(bad, d->first_bad, v->reference.L);
+    fprintf(out, " %10.2e %10.2e %10.2e %10.2e %10.2e %10.2e %6d/%-5d %s%s%s\n", d->largest, d->mean, d->relative,
+            (double)c->tolerance, d->kl_mean, d->kl_largest, d->same_argmax, v->reference.T,
+            c->passed ? "PASSED" : "FAILED", c->passed ? "" : ", first at ", bad);
+}
+
+// A token as Python writes it, padded with blanks to `width` characters.
+static void print_padded(FILE* out, const Generation* g, int id, int width) {
+    Page cell;
+    Error error;
+    size_t size;
+    const char* bytes = tokenizer_decode(g->tokenizer, id, &size);
+    if (!page_open(&cell, &error)) return;
+    print_repr(cell.out, bytes, size);
+    fflush(cell.out);
+    for (size_t i = 0; i < cell.length; i++) width -= ((unsigned char)cell.text[i] & 0xc0) != 0x80;
+    fprintf(out, "%s%*s", cell.text, width > 0 ? width : 0, "");
+    page_drop(&cell);
+}
+
+static void print_top(FILE* out, const Verifier* v, const Contender* c) {
+    char title[64];
+    snprintf(title, sizeof title, "%s, %s %s", dtype_names[c->dtype], c->device, c->kernels);
+    fprintf(out, "\n    %-46s   %s\n", v->name, title);
+    for (int k = 0; k < v->num_top; k++) {
+        fprintf(out, "%2d  ", k + 1);
+        print_padded(out, v->g, v->top[k].id, 20);
+        fprintf(out, " %12.4f %12.6f   ", (double)v->top[k].logit, v->top[k].probability);
+        print_padded(out, v->g, c->top[k].id, 20);
+        fprintf(out, " %12.4f %12.6f\n", (double)c->top[k].logit, c->top[k].probability);
+    }
+}
+
+static void print_layers(FILE* out, const Verifier* v, const Contender* const* shown, int n) {
+    fputs("\nResidual stream, the largest difference and, relative to a position's length, the largest\n", out);
+    fprintf(out, "%-10s", "");
+    for (int i = 0; i < n; i++) fprintf(out, "  %-5s %-11s    ", dtype_names[shown[i]->dtype], shown[i]->kernels);
+    fputc('\n', out);
+    for (int l = 0; l <= v->reference.L; l++) {
+        char name[32];
+        bad_layer_name(name, l, v->reference.L);
+        fprintf(out, "%-10s", name);
+        for (int i = 0; i < n; i++) {
+            const LayerDifference* d = &shown[i]->difference.layers[l];
+            bool is_bad = shown[i]->difference.first_bad == l;
+            fprintf(out, "  %9.2e %9.2e%s", d->largest, d->relative, is_bad ? "!" : " ");
+        }
+        fputc('\n', out);
+    }
+}
+
+static void print_text(FILE* out, const Verifier* v, bool passed) {
+    const Generation* g = v->g;
+    const Contender* shown[MAX_SHOWN];
+    int n = choose_shown(shown, v);
+    fprintf(out, "%s, %d layers; prompt ", g->paths.model, g->model.config.num_layers);
+    print_repr(out, g->prompt.text, g->prompt.length);
+    fprintf(out, ", %d tokens\nreference: %s%s%s\n", g->num_prompt, v->name,
+            g->options->reference != NULL ? ", of " : "", g->options->reference != NULL ? g->options->reference : "");
+    for (int i = 0; i < n; i++) print_top(out, v, shown[i]);
+    if (n > 0 && v->reference.residuals != NULL) print_layers(out, v, shown, n);
+    fprintf(out, "\n%-21s %10s %10s %10s %10s %10s %10s %12s\n", "Logits", "largest", "mean", "relative", "tolerance",
+            "KL mean", "KL largest", "same argmax");
+    for (int i = 0; i < v->num_contenders; i++) print_summary_row(out, v, &v->contenders[i]);
+    if (!passed && v->reference.residuals == NULL) {
+        fputs("A file of logits knows no layers: give the good checkpoint, --verify=GOOD, to have the layer named.\n",
+              out);
+    }
+    fputs(passed ? "PASSED\n" : "FAILED\n", out);
+}
+
+static void json_top(FILE* out, const Verifier* v, const TopToken* top) {
+    fputs("\"top\": [", out);
+    for (int k = 0; k < v->num_top; k++) {
+        size_t size;
+        const char* bytes = tokenizer_decode(v->g->tokenizer, top[k].id, &size);
+        fprintf(out, "%s{\"id\": %d, ", k == 0 ? "" : ", ", top[k].id);
+        json_number(out, "logit", (double)top[k].logit, ", ");
+        json_number(out, "probability", top[k].probability, ", \"token\": ");
+        json_string(out, bytes, size);
+        fputc('}', out);
+    }
+    fputs("]", out);
+}
+
+static void json_contender(FILE* out, const Verifier* v, const Contender* c) {
+    const Difference* d = &c->difference;
+    fputs("    {", out);
+    json_text(out, "device", c->device);
+    json_text(out, "kernels", c->kernels);
+    fprintf(out, "\"dtype\": \"%s\", ", dtype_names[c->dtype]);
+    if (!c->was_run) {
+        json_text(out, "not_run", c->why_not.text);
+        fputs("\"passed\": null}", out);
+        return;
+    }
+    json_number(out, "largest", d->largest, ", ");
+    json_number(out, "mean", d->mean, ", ");
+    json_number(out, "relative", d->relative, ", ");
+    json_number(out, "tolerance", (double)c->tolerance, ",\n     ");
+    json_number(out, "kl_mean", d->kl_mean, ", ");
+    json_number(out, "kl_largest", d->kl_largest, ", ");
+    fprintf(out, "\"same_argmax\": %d,\n     ", d->same_argmax);
+    json_top(out, v, c->top);
+    fputs(",\n     \"layers\": [", out);
+    for (int l = 0; d->layers != NULL && l <= v->reference.L; l++) {
+        fputs(l == 0 ? "{" : ", {", out);
+        json_number(out, "largest", d->layers[l].largest, ", ");
+        json_number(out, "relative", d->layers[l].relative, "}");
+    }
+    char bad[32] = "";
+    if (d->first_bad >= 0) bad_layer_name(bad, d->first_bad, v->reference.L);
+    fprintf(out, "],\n     \"first_bad\": %s%s%s, \"passed\": %s}", c->passed ? "null" : "\"", bad,
+            c->passed ? "" : "\"", c->passed ? "true" : "false");
+}
+
+static void print_json(FILE* out, const Verifier* v, bool passed) {
+    const Generation* g = v->g;
+    fputs("{\n  ", out);
+    json_text(out, "model", g->paths.model);
+    fprintf(out, "\"layers\": %d, \"positions\": %d,\n  \"prompt\": ", g->model.config.num_layers, g->num_prompt);
+    json_string(out, g->prompt.text, g->prompt.length);
+    fputs(",\n  \"reference\": {", out);
+    json_text(out, "name", v->name);
+    if (g->options->reference != NULL) json_text(out, "path", g->options->reference);
+    json_top(out, v, v->top);
+    fputs("},\n  \"contenders\": [\n", out);
+    for (int i = 0; i < v->num_contenders; i++) {
+        if (i > 0) fputs(",\n", out);
+        json_contender(out, v, &v->contenders[i]);
+    }
+    fprintf(out, "],\n  \"passed\": %s\n}\n", passed ? "true" : "false");
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+static bool all_passed(const Verifier* v) {
+    int run = 0;
+    for (int i = 0; i < v->num_contenders; i++) {
+        if (v->contenders[i].was_run && !v->contenders[i].passed) return false;
+        run += v->contenders[i].was_run;
+    }
+    return run > 0;
+}
+
+static bool run_all(Verifier* v, Error* error) {
+    const Generation* g = v->g;
+    bool has_file = g->options->reference != NULL && is_npy(g->options->reference);
+    list_contenders(v, has_file);
+    v->num_top = g->model.config.vocab_size < TOP ? g->model.config.vocab_size : TOP;
+    if (!(has_file ? read_reference(v, g->options->reference, error) : run_reference(v, error))) return false;
+    const float* last = v->reference.logits + (size_t)(v->reference.T - 1) * (size_t)v->reference.V;
+    return sampler_top(v->top, v->num_top, last, v->reference.V, error) && run_contenders(v, error);
+}
+
+bool verify_devices(const Generation* g, TextOutput* out, bool* passed, Error* error) {
+    Verifier* v = allocate(1, sizeof *v, "--verify", error);
+    Page page;
+    if (v == NULL) return false;
+    memset(v, 0, sizeof *v);
+    v->g = g;
+    bool ok = run_all(v, error) && page_open(&page, error);
+    if (ok) {
+        *passed = all_passed(v);
+        if (g->options->json) print_json(page.out, v, *passed);
+        else print_text(page.out, v, *passed);
+        ok = page_end(&page, out, error);
+    }
+    for (int i = 0; i < v->num_contenders; i++) free(v->contenders[i].difference.layers);
+    trace_free(&v->reference);
+    free(v);
+    return ok;
+}
