@@ -86,7 +86,7 @@ STAMP    := $(BUILD)/flags
 
 include hip.mk
 
-.PHONY: all run test bench fuzz install uninstall clean help FORCE
+.PHONY: all run test bench ladder fuzz install uninstall clean help FORCE
 all: found $(GPT2)
 
 .PHONY: found
@@ -124,7 +124,12 @@ $(BUILD)/test_gpt2: $(TESTER) $(LIBRARY) $(FRONT:%=$(BUILD)/%.o)
 	@echo "  link     $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS) $(HIP_TEST_LIBS)
 
-$(BUILD)/bench: $(BUILD)/dev/bench.o $(LIBRARY)
+BENCH_PARTS := $(BUILD)/dev/bench_measure.o $(BUILD)/dev/bench_model.o $(BUILD)/dev/bench_peak.o
+$(BUILD)/bench: $(BUILD)/dev/bench.o $(BUILD)/dev/bench_peer.o $(BUILD)/dev/bench_process.o $(BENCH_PARTS) $(LIBRARY)
+	@echo "  link     $@"
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
+
+$(BUILD)/ladder: $(BUILD)/dev/ladder.o $(BENCH_PARTS) $(LIBRARY)
 	@echo "  link     $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
 
@@ -179,7 +184,10 @@ test: all $(BUILD)/test_gpt2
 	GPT2_PROGRAM=$(abspath $(GPT2)) $(BUILD)/test_gpt2
 
 bench: all $(BUILD)/bench
-	$(BUILD)/bench $(BENCH)
+	$(BUILD)/bench $(if $(PEER),--peer $(PEER) --peer-model $(PEER_MODEL)) $(BENCH)
+
+ladder: $(BUILD)/ladder
+	$(BUILD)/ladder
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/gpt2/models $(DESTDIR)$(PREFIX)/share/man/man1
@@ -198,7 +206,8 @@ help:
 	@echo "make            build ./gpt2 and say what was found"
 	@echo "make run        write a paragraph with the small model of the repository"
 	@echo "make test       check everything that needs no download"
-	@echo "make bench      measure tokens per second beside the machine's limits; BENCH=\"--dtype q8 -t 1\" for options"
+	@echo "make bench      measure tokens per second beside the machine's limits; BENCH=\"--dtype q8 -t 1\" for options,"
+	@echo "                PEER=llama-bench PEER_MODEL=x.gguf for llama.cpp in turn; make ladder: from naive to final (dev/CPU.md)"
 	@echo "make test-hip, test-hip-san   the GPU's kernels on the CPU, plainly and under the sanitizers (needs g++)"
 	@echo "make test-gpu, bench-gpu      on this machine's card: hipcc, or nvcc"
 	@echo "make hip-report               registers, memory and loads of each GPU kernel, for each target"

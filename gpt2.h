@@ -80,10 +80,10 @@ typedef struct {
 // A loaded model. checkpoint.h fills one in and frees it; everything else only reads it.
 typedef struct {
     GPT2Config config;
-    DType dtype;                    // of the matrices in memory
-    DType file_dtype;               // of the matrices in the file
-    size_t num_parameters;          // total_params of llm.c: padding included
-    Tensor tensors[NUM_PARAMETERS]; // indexed by ParameterId
+    DType dtype;                         // of the matrices in memory
+    DType file_dtype;                    // of the matrices in the file
+    size_t num_parameters;               // total_params of llm.c: padding included
+    Tensor tensors[NUM_PARAMETERS];      // indexed by ParameterId
     struct CheckpointContents* contents; // filled in by the loaders (checkpoint.h), or NULL
     // who owns the memory behind the tensors
     void* mapping; // the file, mapped read-only, or NULL

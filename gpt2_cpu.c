@@ -67,14 +67,20 @@ static int allowed_processors(cpu_set_t* allowed) {
     return CPU_COUNT(&set);
 }
 
+int cpu_processors(void) {
+    int processors = allowed_processors(NULL);
+    return processors > 0 ? processors : 1;
+}
+
 int cpu_physical_cores(void) {
     cpu_set_t allowed;
-    int cores = 0, processors = allowed_processors(&allowed);
+    int cores = 0;
+    allowed_processors(&allowed);
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
         if (CPU_ISSET(cpu, &allowed) && is_first_of_core(cpu)) cores++;
     }
     if (cores > 0) return cores;
-    return processors > 0 ? processors : 1; // pinned to second threads only, or not known
+    return cpu_processors(); // pinned to second threads only, or not known
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -197,7 +203,7 @@ static Device* cpu_open(const GPT2Model* model, const DeviceOptions* options, Er
 #else
     d->num_threads = 1;
 #endif
-    d->barrier.spins = d->num_threads <= allowed_processors(NULL) ? 2000 : 0;
+    d->barrier.spins = d->num_threads <= cpu_processors() ? 2000 : 0;
     snprintf(d->description, sizeof d->description, "CPU, %d thread%s, %s", d->num_threads,
              d->num_threads == 1 ? "" : "s", kernels->name);
     if (!cpu_allocate(d, error)) {

@@ -84,6 +84,9 @@ bool cpu_head(float* logits, const float* hidden, int R, const GPT2Model* model,
 // Physical cores that this process may run on: the default for num_threads.
 int cpu_physical_cores(void);
 
+// Processors that this process may run on; more threads than these only wait for each other.
+int cpu_processors(void);
+
 // What there is to know about a GPU before it is opened.
 typedef struct {
     char name[128], arch[64]; // "AMD Radeon RX 7900 XTX", "gfx1100"

@@ -156,7 +156,9 @@ void report_before(const Generation* g) {
     fprintf(stderr, "  dtype: %s", dtype_names[g->device_dtype]);
     if (g->device_dtype != model->file_dtype) fprintf(stderr, " (%s in the file)", dtype_names[model->file_dtype]);
     fprintf(stderr, "\n  device: %s\n", g->device);
-    fprintf(stderr, "  threads: %d\n", g->threads);
+    fprintf(stderr, "  threads: %d", g->threads);
+    if (g->threads < g->options->threads) fprintf(stderr, " (as many as there are processors)");
+    fprintf(stderr, "\n");
     if (g->context != model->config.max_seq_len) fprintf(stderr, "  context: %d tokens\n", g->context);
     print_sampling(g);
     fprintf(stderr, "  load time: %.2f ms\n\n", 1e3 * g->load_seconds);

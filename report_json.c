@@ -6,7 +6,6 @@
 #include "print.h"
 #include "report.h"
 
-
 static void print_model(FILE* out, const Generation* g) {
     const GPT2Config* c = &g->model.config;
     fputs("  \"model\": {", out);

@@ -14,7 +14,7 @@ typedef struct {
     const char* name;          // owned by the file's header
     const char* dtype;         // "F32", "BF16", ...
     const unsigned char* data; // row major, little-endian; aligned to nothing, since headers of odd length exist
-    size_t offset; // of the data in the file
+    size_t offset;             // of the data in the file
     size_t bytes;
     size_t rank;
     size_t shape[SAFETENSORS_MAX_RANK];

@@ -85,8 +85,10 @@ static void product_bf16(float* out, const float* x, const Tensor* weight, const
     }
 }
 
-INLINE float vf_sum(vf a) {
-    return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
+// By pointer: how a vector is passed depends on the instruction set.
+INLINE float vf_sum(const vf* a) {
+    const float* x = (const float*)a;
+    return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
 }
 
 // C is a multiple of 4 * VL here, as all of GPT-2's are. The last rows of a matrix are met again where MR does not
@@ -107,8 +109,8 @@ WIDE static void product_vectors(float* out, const float* x, const Tensor* weigh
             }
         }
         for (size_t m = 0; m < MR; m++) {
-            float sum = vf_sum((sums[m][0] + sums[m][1]) + (sums[m][2] + sums[m][3]));
-            out[o + m] = sum + (bias != NULL ? bias[o + m] : 0.0f);
+            vf sum = (sums[m][0] + sums[m][1]) + (sums[m][2] + sums[m][3]);
+            out[o + m] = vf_sum(&sum) + (bias != NULL ? bias[o + m] : 0.0f);
         }
     }
 }
@@ -387,7 +389,7 @@ INLINE void gemm_tile(const Gemm* g, size_t r, size_t o, int nr, int mr) {
     }
     for (int n = 0; n < nr; n++) {
         for (int m = 0; m < mr; m++)
-            g->out[(r + (size_t)n) * g->OC + o + (size_t)m] = vf_sum(sums[n][m]) + g->bias[o + (size_t)m];
+            g->out[(r + (size_t)n) * g->OC + o + (size_t)m] = vf_sum(&sums[n][m]) + g->bias[o + (size_t)m];
     }
 }
 

@@ -26,15 +26,15 @@ def save(figure, path):
 
 
 def plot_depth(rows, path):
-    """Filled points: ours. Hollow: llama.cpp. Dotted: bytes of weights and KV cache over the bandwidth that was
-    measured beside ours."""
+    """Filled points: ours. Hollow: llama.cpp in turn with ours, if it was. Dotted: bytes of weights and KV cache over
+    the bandwidth that was measured beside ours."""
     figure, axes = plt.subplots(figsize=(7, 4))
     milliseconds = lambda key, rs: [1e3 * statistics.median(r[key]) for r in rs]
     depths = lambda rs: [r["depth"] for r in rs]
     for dtype, color in COLORS.items():
         mine = sorted((r for r in rows if r["dtype"] == dtype), key=lambda r: r["depth"])
         ours = [r for r in mine if r["tokens"] == 8]
-        peers = [r for r in mine if r["tokens"] == 20 and r["peer_seconds"]]
+        peers = [r for r in ours if r["peer_seconds"]]
         if ours:
             limits = [1e3 * r["bytes"] / statistics.median(r["bandwidth"]) for r in ours]
             axes.plot(depths(ours), milliseconds("seconds", ours), "o-", color=color, markersize=4, label=dtype)
