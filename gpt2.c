@@ -598,7 +598,7 @@ static bool encode_for_inspection(Generation* g, Error* error) {
     Action action = g->options->action;
     if (action == ACTION_INFO || (action == ACTION_ESTIMATE && g->prompt.length == 0)) return true;
     if (action != ACTION_SCORE) return encode_prompt_within_context(g, error);
-    size_t num_tokens;
+    size_t num_tokens = 0;
     if (g->prompt.is_cut) return fail(error, "the text is longer than %zu bytes; score it in parts", LONGEST_PROMPT);
     if (!encode_prompt(g, &num_tokens, error)) return false;
     g->num_prompt = (int)num_tokens; // at most one for a byte

@@ -71,7 +71,7 @@ static bool read_header(const MappedFile* file, const char* path, size_t* rows, 
 
 float* npy_read(const char* path, size_t* rows, size_t* cols, Error* error) {
     MappedFile file;
-    size_t begin, count, bytes;
+    size_t begin = 0, count, bytes;
     float* values = NULL;
     if (!map_file(&file, path, error)) return NULL;
     if (read_header(&file, path, rows, cols, &begin, error)) {

@@ -19,7 +19,7 @@ targets=$*
 status=0
 printf '%-8s %-28s %5s %5s %5s %7s %7s %6s %5s %8s\n' target kernel VGPR AGPR SGPR shared scratch spills waves 16B-loads
 for target in $targets; do
-    # shellcheck disable=SC2086
+    # shellcheck disable=SC2046,SC2086 # flags are words
     "$hipcc" $flags $("$here/hip_targets.sh" "$hipcc" "$target") --cuda-device-only -Wno-unused-command-line-argument -S gpt2_kernels.hip -o "$out/code.s" \
         -Rpass-analysis=kernel-resource-usage 2> "$out/remarks" || { cat "$out/remarks" >&2; exit 1; }
     c++filt < "$out/code.s" > "$out/code"

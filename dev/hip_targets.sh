@@ -39,9 +39,10 @@ if [ $# -eq 0 ]; then
     if [ ! -O "$cache" ] || [ "$(sed -n 1p "$cache")" != "$stamp" ]; then
         targets=$(this_machine)
         [ -n "$targets" ] || targets=$(all_taken)
-        { echo "$stamp"; echo $targets; } > "$cache.$$" && mv "$cache.$$" "$cache"
+        { echo "$stamp"; echo "$targets"; } > "$cache.$$" && mv "$cache.$$" "$cache"
     fi
-    set -- $(sed -n 2p "$cache")
+    # shellcheck disable=SC2046 # one argument for each target
+    set -- $(sed 1d "$cache")
 fi
 flags=
 for target; do

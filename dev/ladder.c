@@ -87,7 +87,8 @@ static void product_bf16(float* out, const float* x, const Tensor* weight, const
 
 // By pointer: how a vector is passed depends on the instruction set.
 INLINE float vf_sum(const vf* a) {
-    const float* x = (const float*)a;
+    float x[8];
+    memcpy(x, a, sizeof x);
     return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
 }
 

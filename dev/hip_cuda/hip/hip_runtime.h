@@ -7,49 +7,49 @@
 #include <cuda_runtime.h>
 #include <stdio.h>
 
-#define hipError_t                   cudaError_t
-#define hipSuccess                   cudaSuccess
-#define hipErrorOutOfMemory          cudaErrorMemoryAllocation
-#define hipErrorNotInitialized       cudaErrorInitializationError
-#define hipErrorInsufficientDriver   cudaErrorInsufficientDriver
+#define hipError_t                    cudaError_t
+#define hipSuccess                    cudaSuccess
+#define hipErrorOutOfMemory           cudaErrorMemoryAllocation
+#define hipErrorNotInitialized        cudaErrorInitializationError
+#define hipErrorInsufficientDriver    cudaErrorInsufficientDriver
 #define hipErrorInvalidDeviceFunction cudaErrorInvalidDeviceFunction
-#define hipErrorNoDevice             cudaErrorNoDevice
-#define hipErrorNoBinaryForGpu       cudaErrorNoKernelImageForDevice
-#define hipGetErrorString            cudaGetErrorString
-#define hipGetLastError              cudaGetLastError
+#define hipErrorNoDevice              cudaErrorNoDevice
+#define hipErrorNoBinaryForGpu        cudaErrorNoKernelImageForDevice
+#define hipGetErrorString             cudaGetErrorString
+#define hipGetLastError               cudaGetLastError
 
-#define hipGetDeviceCount                   cudaGetDeviceCount
-#define hipSetDevice                        cudaSetDevice
-#define hipDeviceGetAttribute               cudaDeviceGetAttribute
-#define hipDeviceAttributeMemoryClockRate   cudaDevAttrMemoryClockRate
-#define hipDeviceAttributeMemoryBusWidth    cudaDevAttrGlobalMemoryBusWidth
-#define hipMemGetInfo                       cudaMemGetInfo
+#define hipGetDeviceCount                 cudaGetDeviceCount
+#define hipSetDevice                      cudaSetDevice
+#define hipDeviceGetAttribute             cudaDeviceGetAttribute
+#define hipDeviceAttributeMemoryClockRate cudaDevAttrMemoryClockRate
+#define hipDeviceAttributeMemoryBusWidth  cudaDevAttrGlobalMemoryBusWidth
+#define hipMemGetInfo                     cudaMemGetInfo
 
-#define hipMalloc              cudaMalloc
-#define hipFree                cudaFree
-#define hipHostMalloc          cudaHostAlloc
-#define hipHostMallocDefault   cudaHostAllocDefault
-#define hipHostFree            cudaFreeHost
-#define hipMemset              cudaMemset
-#define hipMemcpy              cudaMemcpy
-#define hipMemcpyAsync         cudaMemcpyAsync
-#define hipMemcpyHostToDevice  cudaMemcpyHostToDevice
-#define hipMemcpyDeviceToHost  cudaMemcpyDeviceToHost
+#define hipMalloc               cudaMalloc
+#define hipFree                 cudaFree
+#define hipHostMalloc           cudaHostAlloc
+#define hipHostMallocDefault    cudaHostAllocDefault
+#define hipHostFree             cudaFreeHost
+#define hipMemset               cudaMemset
+#define hipMemcpy               cudaMemcpy
+#define hipMemcpyAsync          cudaMemcpyAsync
+#define hipMemcpyHostToDevice   cudaMemcpyHostToDevice
+#define hipMemcpyDeviceToHost   cudaMemcpyDeviceToHost
 #define hipMemcpyDeviceToDevice cudaMemcpyDeviceToDevice
 
-#define hipStream_t                      cudaStream_t
-#define hipStreamCreate                  cudaStreamCreate
-#define hipStreamDestroy                 cudaStreamDestroy
-#define hipStreamSynchronize             cudaStreamSynchronize
-#define hipStreamBeginCapture            cudaStreamBeginCapture
-#define hipStreamEndCapture              cudaStreamEndCapture
-#define hipStreamCaptureModeThreadLocal  cudaStreamCaptureModeThreadLocal
-#define hipGraph_t                       cudaGraph_t
-#define hipGraphExec_t                   cudaGraphExec_t
+#define hipStream_t                                       cudaStream_t
+#define hipStreamCreate                                   cudaStreamCreate
+#define hipStreamDestroy                                  cudaStreamDestroy
+#define hipStreamSynchronize                              cudaStreamSynchronize
+#define hipStreamBeginCapture                             cudaStreamBeginCapture
+#define hipStreamEndCapture                               cudaStreamEndCapture
+#define hipStreamCaptureModeThreadLocal                   cudaStreamCaptureModeThreadLocal
+#define hipGraph_t                                        cudaGraph_t
+#define hipGraphExec_t                                    cudaGraphExec_t
 #define hipGraphInstantiate(exec, graph, node, log, size) cudaGraphInstantiate(exec, graph, 0)
-#define hipGraphLaunch                   cudaGraphLaunch
-#define hipGraphDestroy                  cudaGraphDestroy
-#define hipGraphExecDestroy              cudaGraphExecDestroy
+#define hipGraphLaunch                                    cudaGraphLaunch
+#define hipGraphDestroy                                   cudaGraphDestroy
+#define hipGraphExecDestroy                               cudaGraphExecDestroy
 
 #define hipLaunchKernelGGL(kernel, grid, block, shared_bytes, stream, ...)                                             \
     kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
@@ -66,7 +66,8 @@ static inline cudaError_t hipGetDeviceProperties(hipDeviceProp_t* out, int devic
     if (status != cudaSuccess) return status;
     snprintf(out->name, sizeof out->name, "%s", in.name);
     snprintf(out->gcnArchName, sizeof out->gcnArchName, "sm_%d%d", in.major, in.minor);
-    out->totalGlobalMem = in.totalGlobalMem, out->warpSize = in.warpSize, out->multiProcessorCount = in.multiProcessorCount;
+    out->totalGlobalMem = in.totalGlobalMem, out->warpSize = in.warpSize,
+    out->multiProcessorCount = in.multiProcessorCount;
     return cudaSuccess;
 }
 

@@ -73,16 +73,32 @@ struct dim3 {
     unsigned x, y, z;
     constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
-struct __attribute__((may_alias, aligned(16))) float4 { float x, y, z, w; };
-struct __attribute__((may_alias, aligned(16))) uint4 { unsigned x, y, z, w; };
-static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+struct __attribute__((may_alias, aligned(16))) float4 {
+    float x, y, z, w;
+};
+struct __attribute__((may_alias, aligned(16))) uint4 {
+    unsigned x, y, z, w;
+};
+static inline float4 make_float4(float x, float y, float z, float w) {
+    return {x, y, z, w};
+}
+static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
+    return {x, y, z, w};
+}
 
 enum hipError_t {
-    hipSuccess = 0, hipErrorInvalidValue = 1, hipErrorOutOfMemory = 2, hipErrorNotInitialized = 3,
-    hipErrorInsufficientDriver = 35, hipErrorInvalidDeviceFunction = 98, hipErrorNoDevice = 100,
-    hipErrorInvalidDevice = 101, hipErrorNoBinaryForGpu = 209, hipErrorLaunchFailure = 719,
-    hipErrorCooperativeLaunchTooLarge = 720, hipErrorNotSupported = 801
+    hipSuccess = 0,
+    hipErrorInvalidValue = 1,
+    hipErrorOutOfMemory = 2,
+    hipErrorNotInitialized = 3,
+    hipErrorInsufficientDriver = 35,
+    hipErrorInvalidDeviceFunction = 98,
+    hipErrorNoDevice = 100,
+    hipErrorInvalidDevice = 101,
+    hipErrorNoBinaryForGpu = 209,
+    hipErrorLaunchFailure = 719,
+    hipErrorCooperativeLaunchTooLarge = 720,
+    hipErrorNotSupported = 801
 };
 enum hipMemcpyKind { hipMemcpyHostToDevice = 1, hipMemcpyDeviceToHost = 2, hipMemcpyDeviceToDevice = 3 };
 enum hipStreamCaptureMode { hipStreamCaptureModeThreadLocal = 1 };
@@ -94,8 +110,12 @@ struct hipDeviceProp_t {
     int warpSize, multiProcessorCount;
     char gcnArchName[256];
 };
-struct hipGraph { std::vector<std::function<hipError_t()>> nodes; };
-struct hipStream { hipGraph* capturing; };
+struct hipGraph {
+    std::vector<std::function<hipError_t()>> nodes;
+};
+struct hipStream {
+    hipGraph* capturing;
+};
 typedef hipGraph* hipGraph_t;
 typedef hipGraph* hipGraphExec_t;
 typedef hipStream* hipStream_t;
@@ -119,17 +139,17 @@ inline long from_environment(const char* name, long otherwise) {
 // What a test sets and reads.
 struct State {
     int wave_size = (int)from_environment("HIP_HOST_WAVE", 32); // of the device: 32 or 64
-    bool reverse = false;         // run the threads of a block from the last to the first
+    bool reverse = false;                                       // run the threads of a block from the last to the first
     int num_devices = (int)from_environment("HIP_HOST_DEVICES", 1); // 0: hipGetDeviceCount gives hipErrorNoDevice
-    bool has_code = true;         // false: every launch gives hipErrorNoBinaryForGpu
-    size_t memory = 1u << 30;     // of the device, bytes
+    bool has_code = true;                                           // false: every launch gives hipErrorNoBinaryForGpu
+    size_t memory = 1u << 30;                                       // of the device, bytes
     size_t memory_used = 0, memory_peak = 0;
-    long calls = 0, launches = 0; // since the start
+    long calls = 0, launches = 0;                                // since the start
     long fail_call = from_environment("HIP_HOST_FAIL_CALL", -1); // the call with this number fails
     hipError_t fail_with = hipErrorLaunchFailure;
     hipError_t last_error = hipSuccess;
-    std::mutex mutex;                            // of the allocations
-    std::map<const char*, size_t> device, host;  // live allocations and their bytes
+    std::mutex mutex;                           // of the allocations
+    std::map<const char*, size_t> device, host; // live allocations and their bytes
 };
 inline State& state() {
     static State s;
@@ -279,7 +299,9 @@ template <class T> T shuffle(T value, unsigned source, unsigned width) {
     return value;
 }
 
-inline unsigned lane(unsigned width) { return block()->current->index % width; }
+inline unsigned lane(unsigned width) {
+    return block()->current->index % width;
+}
 
 inline void new_fiber(Fiber* fiber, unsigned index) {
     fiber->index = index;
@@ -330,7 +352,8 @@ HIP_HOST_UNSEEN inline void run_block(const Launch& launch, size_t number) {
     Block* b = block();
     dim3 grid = launch.grid, dim = launch.dim;
     b->grid = grid, b->dim = dim, b->kernel = launch.kernel, b->body = &launch.body;
-    b->index = dim3((unsigned)(number % grid.x), (unsigned)(number / grid.x % grid.y), (unsigned)(number / grid.x / grid.y));
+    b->index =
+        dim3((unsigned)(number % grid.x), (unsigned)(number / grid.x % grid.y), (unsigned)(number / grid.x / grid.y));
     b->num_threads = b->live = dim.x * dim.y * dim.z;
     b->idle = 0;
     b->shared = launch.shared_bytes > 0 ? (char*)malloc(launch.shared_bytes) : nullptr;
@@ -449,7 +472,9 @@ inline size_t room(const std::map<const char*, size_t>& allocations, const void*
 }
 
 // A kernel may be handed pointers to device memory only. (What a struct among the arguments holds is not looked at.)
-template <class T> bool argument_ok(const T&) { return true; }
+template <class T> bool argument_ok(const T&) {
+    return true;
+}
 template <class T> bool argument_ok(T* const& pointer) {
     return pointer == nullptr || room(state().device, (const void*)pointer) > 0;
 }
@@ -486,8 +511,7 @@ hipError_t launch(const char* name, dim3 grid, dim3 dim, size_t shared_bytes, hi
     });
 }
 
-template <class... P, size_t... I>
-std::tuple<P...> unpack_arguments(void** arguments, std::index_sequence<I...>) {
+template <class... P, size_t... I> std::tuple<P...> unpack_arguments(void** arguments, std::index_sequence<I...>) {
     return std::tuple<P...>(*(typename std::remove_reference<P>::type*)arguments[I]...);
 }
 
@@ -550,10 +574,10 @@ inline bool copy_ok(void* to, const void* from, size_t bytes, hipMemcpyKind kind
 // ---------------------------------------------------------------------------------------------------------------------
 // Names that kernels use
 
-#define threadIdx (hip_host::block()->current->thread)
-#define blockIdx  (hip_host::block()->index)
-#define blockDim  (hip_host::block()->dim)
-#define gridDim   (hip_host::block()->grid)
+#define threadIdx                      (hip_host::block()->current->thread)
+#define blockIdx                       (hip_host::block()->index)
+#define blockDim                       (hip_host::block()->dim)
+#define gridDim                        (hip_host::block()->grid)
 #define HIP_DYNAMIC_SHARED(type, name) type* name = (type*)(void*)hip_host::block()->shared;
 
 static const struct {
@@ -567,12 +591,18 @@ inline void __syncthreads() {
     hip_host::meet(&b->barrier, b->num_threads);
     HIP_HOST_ACQUIRE(tag);
 }
-inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
-template <class T> T __shfl(T value, int source, int width) { return hip_host::shuffle(value, (unsigned)source, (unsigned)width); }
+inline void __threadfence() {
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+}
+template <class T> T __shfl(T value, int source, int width) {
+    return hip_host::shuffle(value, (unsigned)source, (unsigned)width);
+}
 template <class T> T __shfl_xor(T value, int mask, int width) {
     return hip_host::shuffle(value, hip_host::lane((unsigned)width) ^ (unsigned)mask, (unsigned)width);
 }
-template <class T> T atomicAdd(T* address, T value) { return __atomic_fetch_add(address, value, __ATOMIC_RELAXED); }
+template <class T> T atomicAdd(T* address, T value) {
+    return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
+}
 using std::max;
 using std::min;
 
@@ -584,12 +614,14 @@ using std::min;
 
 // All blocks run at the same time, one on each compute unit, so they may wait for each other.
 template <class... P>
-hipError_t hipLaunchCooperativeKernel(void (*kernel)(P...), dim3 grid, dim3 dim, void** arguments, unsigned shared_bytes,
-                                      hipStream_t stream) {
+hipError_t hipLaunchCooperativeKernel(void (*kernel)(P...), dim3 grid, dim3 dim, void** arguments,
+                                      unsigned shared_bytes, hipStream_t stream) {
     if ((size_t)grid.x * grid.y * grid.z > hip_host::COMPUTE_UNITS) return hipErrorCooperativeLaunchTooLarge;
     std::tuple<P...> values = hip_host::unpack_arguments<P...>(arguments, std::index_sequence_for<P...>());
     return std::apply(
-        [&](P... each) { return hip_host::launch("cooperative kernel", grid, dim, shared_bytes, stream, kernel, each...); },
+        [&](P... each) {
+            return hip_host::launch("cooperative kernel", grid, dim, shared_bytes, stream, kernel, each...);
+        },
         values);
 }
 template <class F> hipError_t hipOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, F, int, size_t) {
@@ -649,12 +681,16 @@ inline hipError_t hipMalloc(void** memory, size_t bytes) {
     s.memory_peak = std::max(s.memory_peak, s.memory_used);
     return status;
 }
-inline hipError_t hipFree(void* memory) { return hip_host::release(hip_host::state().device, memory); }
+inline hipError_t hipFree(void* memory) {
+    return hip_host::release(hip_host::state().device, memory);
+}
 inline hipError_t hipHostMalloc(void** memory, size_t bytes, unsigned) {
     hipError_t status = hip_host::call();
     return status != hipSuccess ? status : hip_host::allocate(hip_host::state().host, memory, bytes);
 }
-inline hipError_t hipHostFree(void* memory) { return hip_host::release(hip_host::state().host, memory); }
+inline hipError_t hipHostFree(void* memory) {
+    return hip_host::release(hip_host::state().host, memory);
+}
 inline hipError_t hipMemcpyAsync(void* to, const void* from, size_t bytes, hipMemcpyKind kind, hipStream_t stream) {
     hipError_t status = hip_host::call();
     if (status != hipSuccess) return status;
@@ -683,7 +719,9 @@ inline hipError_t hipStreamDestroy(hipStream_t stream) {
     delete stream;
     return hipSuccess;
 }
-inline hipError_t hipStreamSynchronize(hipStream_t) { return hip_host::call(); }
+inline hipError_t hipStreamSynchronize(hipStream_t) {
+    return hip_host::call();
+}
 inline hipError_t hipStreamBeginCapture(hipStream_t stream, hipStreamCaptureMode) {
     hipError_t status = hip_host::call();
     if (status == hipSuccess) stream->capturing = new hipGraph();
