@@ -28,11 +28,16 @@ static double divergence(const float* p, const float* q, int V) {
     return isfinite(kl) ? (kl > 0 ? kl : 0) : INFINITY; // rounding can make it a little less than 0
 }
 
+// fmax(), which gcc 12 for aarch64 answers with an internal error in some loops; a NaN is never the larger one.
+static double larger(double a, double b) {
+    return b > a ? b : a;
+}
+
 // The largest distance of a logit (V) from the mean of them all.
 static double spread(const float* logits, int V) {
     double mean = 0, largest = 0;
     for (int v = 0; v < V; v++) mean += (double)logits[v] / V;
-    for (int v = 0; v < V; v++) largest = fmax(largest, fabs((double)logits[v] - mean));
+    for (int v = 0; v < V; v++) largest = larger(largest, fabs((double)logits[v] - mean));
     return largest;
 }
 
@@ -43,14 +48,14 @@ static void compare_logits(Difference* d, const Trace* reference, const Trace* o
         const float *a = reference->logits + (size_t)t * (size_t)V, *b = other->logits + (size_t)t * (size_t)V;
         for (int v = 0; v < V; v++) {
             double difference = distance(a[v], b[v]);
-            d->largest = fmax(d->largest, difference);
+            d->largest = larger(d->largest, difference);
             sum += difference;
         }
         double kl = divergence(a, b, V);
         d->kl_mean += kl / reference->T;
-        d->kl_largest = fmax(d->kl_largest, kl);
+        d->kl_largest = larger(d->kl_largest, kl);
         d->same_argmax += sampler_argmax(a, V) == sampler_argmax(b, V);
-        scale = fmax(scale, spread(a, V));
+        scale = larger(scale, spread(a, V));
     }
     d->mean = sum / reference->T / V;
     d->relative = d->largest > 0 ? d->largest / scale : 0;
@@ -63,11 +68,11 @@ static LayerDifference compare_layer(const float* a, const float* b, int T, int 
         double apart = 0, size = 0;
         for (int c = 0; c < C; c++, a++, b++) {
             double difference = distance(*a, *b);
-            d.largest = fmax(d.largest, difference);
+            d.largest = larger(d.largest, difference);
             apart += difference * difference;
             size += (double)*a * (double)*a;
         }
-        if (apart > 0) d.relative = fmax(d.relative, sqrt(apart / size));
+        if (apart > 0) d.relative = larger(d.relative, sqrt(apart / size));
     }
     return d;
 }

@@ -148,7 +148,8 @@ static double largest_embedding_error(const GPT2Model* model, const float* resid
         gpt2_matrix_row(wte, &model->tensors[WTE], (size_t)tokens[p], C);
         gpt2_matrix_row(wpe, &model->tensors[WPE], (size_t)p, C);
         for (size_t c = 0; c < C; c++) {
-            worst = fmax(worst, fabs((double)wte[c] + (double)wpe[c] - (double)residuals[(size_t)p * C + c]));
+            double off = fabs((double)wte[c] + (double)wpe[c] - (double)residuals[(size_t)p * C + c]);
+            worst = off > worst ? off : worst; // fmax() here stops gcc 12 for aarch64 with an internal error
         }
     }
     return worst;
