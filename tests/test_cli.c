@@ -951,6 +951,21 @@ static void remove_files(const Cli* cli) {
     rmdir(cli->directory);
 }
 
+// GPT-2 itself, where it has been downloaded: its greedy text is known.
+static void test_real_gpt2(const Cli* cli) {
+    static const char expected[] = "The first time I saw the new version of the game, I was so excited. I was";
+    const char* models[] = {"gpt2_124M.bin", "gpt2_124M_bf16.bin"};
+    for (int i = 0; i < 2; i++) {
+        if (access(models[i], R_OK) != 0) {
+            test_skip(cli->t, "%s is not here (scripts/download_gpt2.sh brings it)", models[i]);
+            continue;
+        }
+        Result r = RUN(cli, "-m", models[i], "-p", "<|endoftext|>", "--no-echo", "-n", "20", "--device", "cpu");
+        test_check(cli->t, r.status == 0 && starts_with(r.out, expected), "%s begins as it should: %.80s", models[i],
+                   r.out);
+    }
+}
+
 void test_cli(Tests* t) {
     test_section("command line: the program as its users meet it");
     test_terminal(t);
@@ -977,5 +992,6 @@ void test_cli(Tests* t) {
     test_outputs_that_fail(&cli);
     test_signals(&cli);
     test_vocabularies(&cli);
+    test_real_gpt2(&cli);
     remove_files(&cli);
 }
