@@ -1524,16 +1524,17 @@ static bool hip_copy_cache(Device* d, int to, int from, int length, Error* error
 // ---------------------------------------------------------------------------------------------------------------------
 // What the card can do at most
 
-enum { CHAINS = 16, ROOF_REPEATS = 7 };
+enum { READ_LOADS = 4, CHAINS = 16, ROOF_REPEATS = 7 };
 
 // Reads `count` packs, `passes` times. The sum is written where it is one number of 2^32, so that it must be computed.
 extern "C" __global__ void __launch_bounds__(THREADS) read_packs(unsigned* sum, const uint4* packs, size_t count, int passes) {
     unsigned total = 0;
     size_t step = (size_t)gridDim.x * THREADS;
     for (; passes > 0; passes--) {
-        for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < count; i += step) {
-            uint4 pack = packs[i];
-            total += pack.x ^ pack.y ^ pack.z ^ pack.w;
+        for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < count; i += READ_LOADS * step) {
+            uint4 raw[READ_LOADS];
+            for (int j = 0; j < READ_LOADS; j++) raw[j] = packs[min(i + (size_t)j * step, count - 1)];
+            for (int j = 0; j < READ_LOADS; j++) total += raw[j].x ^ raw[j].y ^ raw[j].z ^ raw[j].w;
         }
         __asm__ volatile("" : : : "memory"); // the next pass is to read again
     }
