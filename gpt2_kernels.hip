@@ -197,7 +197,7 @@ enum OutputKind {
 };
 
 // The KV cache's format beside matrices of this one: f16, but f32 beside f32, where its rounding would show.
-static constexpr int cache_format(int dtype) { return dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_F16; }
+__host__ __device__ static constexpr int cache_format(int dtype) { return dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_F16; }
 
 // Sizes that the kernels around attention share. A head is padded with zeros to `head_stride` elements, a multiple of
 // HEAD_ALIGN, so that it is made of whole packs in every format.
