@@ -5,6 +5,7 @@
 // another thread wrote in the stage before.
 #include "gpt2_kernels.h"
 
+#include <math.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -91,8 +92,18 @@ int cpu_physical_cores(void) {
 typedef struct {
     _Alignas(64) atomic_int arrived;
     _Alignas(64) atomic_int rounds;
+    _Alignas(64) atomic_llong waited; // after spinning, by all threads together, nanoseconds
     int spins;
 } Barrier;
+
+// How many threads run. A thread that has lost its processor to another process keeps all others waiting, for
+// milliseconds each time; then fewer threads are faster. Results do not depend on their number.
+typedef struct {
+    int size;        // of num_threads
+    double seconds;  // that runs have taken since the size was last thought over
+    double reduced;  // since the last thread was let go
+    double patience; // until all try again
+} Team;
 
 static inline void cpu_relax(void) {
 #if defined(__x86_64__)
@@ -110,10 +121,35 @@ static void barrier_wait(Barrier* barrier, int num_threads) {
         atomic_store_explicit(&barrier->rounds, round + 1, memory_order_release);
         return;
     }
-    for (int spins = 0; atomic_load_explicit(&barrier->rounds, memory_order_acquire) == round; spins++) {
-        if (spins < barrier->spins) cpu_relax();
-        else sched_yield();
+    for (int spins = 0; spins < barrier->spins; spins++) {
+        if (atomic_load_explicit(&barrier->rounds, memory_order_acquire) != round) return;
+        cpu_relax();
     }
+    double start = seconds_now();
+    while (atomic_load_explicit(&barrier->rounds, memory_order_acquire) == round) sched_yield();
+    long long waited = (long long)(1e9 * (seconds_now() - start));
+    atomic_fetch_add_explicit(&barrier->waited, waited, memory_order_relaxed);
+}
+
+// After a run that took so many seconds. While one of n threads lags behind, the others wait for a share w of the time;
+// without it they would take (1 - w) n / (n - 1) of the time, less as soon as w > 1 / n, and then one is let go. From
+// time to time all try again, ever more rarely as long as it is in vain.
+static void team_adapt(Team* team, Barrier* barrier, int num_threads, double seconds) {
+    const double window = 0.025, least_patience = 0.25, most_patience = 4;
+    team->seconds += seconds;
+    team->reduced += seconds;
+    if (team->seconds < window) return;
+    double waited = 1e-9 * (double)atomic_exchange(&barrier->waited, 0); // w (n - 1) of the time
+    if (team->size > 1 && waited * team->size > (team->size - 1) * team->seconds) {
+        if (team->size == num_threads) team->patience = fmin(2 * team->patience, most_patience);
+        team->size--;
+        team->reduced = 0;
+    } else if (team->size == num_threads) {
+        team->patience = least_patience;
+    } else if (team->reduced >= team->patience) {
+        team->size = num_threads;
+    }
+    team->seconds = 0;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -140,6 +176,7 @@ struct Device {
     char* panel;   // (num_threads) panels of weights with up to 4C elements in a row, or NULL
     size_t packed_bytes, scores_floats, panel_bytes;
     Barrier barrier;
+    Team team;
     Profile* profile; // or NULL
     float* residuals; // (L + 1, max_batch, maxT, C) of the caller, or NULL
     char description[96];
@@ -208,6 +245,7 @@ static Device* cpu_open(const GPT2Model* model, const DeviceOptions* options, Er
 #else
     d->num_threads = 1;
 #endif
+    d->team = (Team){.size = d->num_threads};
     d->barrier.spins = d->num_threads <= cpu_processors() ? 2000 : 0;
     snprintf(d->description, sizeof d->description, "CPU, %d thread%s, %s", d->num_threads,
              d->num_threads == 1 ? "" : "s", kernels->name);
@@ -475,8 +513,9 @@ static bool cpu_forward(Device* d, const TokenRun* run, int num_logits, float* l
                        .position = run->position + t,
                        .thread = 0,
                        .num_threads = 1};
+        double start = seconds_now();
 #ifdef _OPENMP
-#pragma omp parallel num_threads(d->num_threads) firstprivate(stage)
+#pragma omp parallel num_threads(d->team.size) firstprivate(stage)
         {
             stage.thread = omp_get_thread_num();
             stage.num_threads = omp_get_num_threads(); // may be fewer than asked for
@@ -485,6 +524,8 @@ static bool cpu_forward(Device* d, const TokenRun* run, int num_logits, float* l
 #else
         chunk_forward(&stage, out, (size_t)num_logits * V, wanted);
 #endif
+        // a profile shows the threads that were asked for
+        if (d->profile == NULL) team_adapt(&d->team, &d->barrier, d->num_threads, seconds_now() - start);
     }
     return true;
 }
