@@ -389,6 +389,25 @@ static const void* pack(const Stage* s, const float* inp, size_t R, size_t C, No
     return out;
 }
 
+// This thread's share of a tall product. Columns in units, and for each of them the groups of rows, are dealt out in
+// one row, so that many threads find work in few columns too.
+static void matmul_tall(const Stage* s, float* out, const char* packed, const Tensor* weight, const float* bias,
+                        size_t R, size_t C, size_t OC, Epilogue epilogue) {
+    const Device* d = s->d;
+    const size_t unit = TALL_PRODUCT_COLUMNS, group = d->kernels->group_rows, groups = (R + group - 1) / group;
+    size_t bytes = d->kernels->packed_row_bytes(d->model->dtype, C), at, end;
+    float* panel = (float*)(void*)(d->panel + (size_t)s->thread * d->panel_bytes);
+    share(s, (OC + unit - 1) / unit * groups, 1, &at, &end);
+    while (at < end) {
+        size_t column = at / groups * unit, row = at % groups * group;
+        size_t n = groups - at % groups < end - at ? groups - at % groups : end - at;
+        size_t rows = R - row < n * group ? R - row : n * group, last = OC - column < unit ? OC : column + unit;
+        d->kernels->matmul_tall(out + row * OC, packed + row * bytes, weight, bias, rows, C, OC, column, last, epilogue,
+                                panel);
+        at += n;
+    }
+}
+
 // out (R, OC) = epilogue(norm(inp) (R, C) · weightᵀ + bias): this thread's columns, then the barrier.
 static void linear(const Stage* s, float* out, const float* inp, Norm norm, const Tensor* weight, const float* bias,
                    size_t R, size_t C, size_t OC, Epilogue epilogue) {
@@ -396,11 +415,10 @@ static void linear(const Stage* s, float* out, const float* inp, Norm norm, cons
     bool is_tall = R >= TALL_PRODUCT && d->panel_bytes > 0;
     const void* packed = pack(s, inp, R, C, norm, is_tall);
     size_t begin, end;
-    share(s, OC, is_tall ? TALL_PRODUCT_COLUMNS : 16, &begin, &end); // 16 floats: no two threads write to a cache line
     if (is_tall) {
-        float* panel = (float*)(void*)(d->panel + (size_t)s->thread * d->panel_bytes);
-        d->kernels->matmul_tall(out, packed, weight, bias, R, C, OC, begin, end, epilogue, panel);
+        matmul_tall(s, out, packed, weight, bias, R, C, OC, epilogue);
     } else {
+        share(s, OC, 16, &begin, &end); // 16 floats: threads do not write to the same cache line
         d->kernels->matmul(out, packed, weight, bias, R, C, OC, begin, end, epilogue);
     }
     stage_barrier(s);
