@@ -424,27 +424,54 @@ static void linear(const Stage* s, float* out, const float* inp, Norm norm, cons
     stage_barrier(s);
 }
 
-// Keys and values of the new tokens go to the caches, then every head looks back over its cache. A thread owns heads
-// of sequences, and so needs no one else's keys.
-static void attend(const Stage* s, int layer) {
-    Device* d = s->d;
+// Attention works on one head of one sequence at a time: number i of B * NH.
+typedef struct {
+    HeadCache cache;
+    const float* qkv; // q of (b, 0), the head's first channel; k and v follow C and 2C later, rows 3C apart
+    float* att;       // of (b, 0), rows C apart
+} HeadView;
+
+static HeadView head_view(const Stage* s, int layer, size_t i) {
+    const Device* d = s->d;
     size_t C = (size_t)d->model->config.channels, NH = (size_t)d->model->config.num_heads, hs = C / NH;
-    float* scores = d->scores + (size_t)s->thread * d->scores_floats;
-    size_t T = (size_t)s->T, position = (size_t)s->position, begin, end;
-    share(s, (size_t)s->B * NH, 1, &begin, &end);
-    for (size_t i = begin; i < end; i++) {
-        size_t b = i / NH, h = i % NH;
-        HeadCache cache = head_cache(d, s->slots[b], layer, (int)h);
-        const float* qkv = d->qkv + b * T * 3 * C + h * hs; // q of (b, 0); k and v follow C and 2C later
-        float* att = d->att + b * T * C + h * hs;
+    size_t b = i / NH, h = i % NH, T = (size_t)s->T;
+    return (HeadView){.cache = head_cache(d, s->slots[b], layer, (int)h),
+                      .qkv = d->qkv + b * T * 3 * C + h * hs,
+                      .att = d->att + b * T * C + h * hs};
+}
+
+// Head i looks back over its cache for tile number `tile` of the new tokens, ATTENTION_MAX_QUERIES at most.
+static void attend_tile(const Stage* s, int layer, size_t i, size_t tile) {
+    const Device* d = s->d;
+    size_t C = (size_t)d->model->config.channels, hs = C / (size_t)d->model->config.num_heads;
+    size_t t = tile * ATTENTION_MAX_QUERIES, Q = (size_t)s->T - t;
+    HeadView head = head_view(s, layer, i);
+    d->kernels->attention(head.att + t * C, C, head.qkv + t * 3 * C, 3 * C, &head.cache, hs, (size_t)s->position + t,
+                          Q < ATTENTION_MAX_QUERIES ? Q : ATTENTION_MAX_QUERIES,
+                          d->scores + (size_t)s->thread * d->scores_floats);
+}
+
+// Keys and values of the new tokens go to the caches, then every head looks back over its cache. Heads are dealt out
+// to the threads; the last ones, when they are not enough for all, tile by tile. With one tile a thread attends to the
+// heads whose keys it has stored itself.
+static void attend(const Stage* s, int layer) {
+    const Device* d = s->d;
+    size_t C = (size_t)d->model->config.channels, NH = (size_t)d->model->config.num_heads, hs = C / NH;
+    size_t T = (size_t)s->T, heads = (size_t)s->B * NH, thread = (size_t)s->thread, threads = (size_t)s->num_threads;
+    size_t tiles = (T + ATTENTION_MAX_QUERIES - 1) / ATTENTION_MAX_QUERIES, whole = heads / threads * threads;
+    for (size_t i = thread; i < heads; i += threads) {
+        HeadView head = head_view(s, layer, i);
         for (size_t t = 0; t < T; t++) {
-            const float* row = qkv + t * 3 * C;
-            d->kernels->cache_store(&cache, row + C, row + 2 * C, hs, position + t);
+            const float* row = head.qkv + t * 3 * C;
+            d->kernels->cache_store(&head.cache, row + C, row + 2 * C, hs, (size_t)s->position + t);
         }
-        for (size_t t = 0; t < T; t += ATTENTION_MAX_QUERIES) {
-            size_t Q = T - t < ATTENTION_MAX_QUERIES ? T - t : ATTENTION_MAX_QUERIES;
-            d->kernels->attention(att + t * C, C, qkv + t * 3 * C, 3 * C, &cache, hs, position + t, Q, scores);
-        }
+    }
+    if (tiles > 1) stage_barrier(s);
+    for (size_t i = thread; i < whole; i += threads) {
+        for (size_t tile = 0; tile < tiles; tile++) attend_tile(s, layer, i, tile);
+    }
+    for (size_t i = thread, rest = heads - whole; i < rest * tiles; i += threads) {
+        attend_tile(s, layer, whole + i % rest, i / rest);
     }
     stage_barrier(s);
 }
