@@ -32,6 +32,7 @@ enum {
     GROUPS = THREADS / GROUP,        // of every block
     PACK_BYTES = 16,                 // what one lane loads at once
     ROW_ALIGN = 32,                  // elements that rows of matrices and activations are padded to; Q8_BLOCK as well
+    HEAD_ALIGN = 8,                  // elements that heads are padded to
     DECODE_TOKENS = 8,               // runs of at most so many tokens per sequence take the decode kernels
     DECODE_ROWS = 8,                 // rows that decode_matmul handles together
     PREFILL_ROWS = 512,              // rows of one chunk of a longer run
@@ -70,11 +71,34 @@ __device__ static __forceinline__ float half_to_float(unsigned half) {
     _Float16 f;
     memcpy(&f, &bits, sizeof f);
     return (float)f;
+#elif defined(__CUDA_ARCH__)
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"((unsigned short)half));
+    return f;
 #else
     float magnitude = float_of_bits((half & 0x7fff) << 13) * 0x1p112f;
     unsigned bits = bits_of_float(magnitude);
     if (magnitude >= 65536.0f) bits |= 0x7f800000; // infinity or NaN
     return float_of_bits(bits | (half & 0x8000) << 16);
+#endif
+}
+
+// binary32 to binary16, to nearest, ties to even. Without an instruction for it: a subnormal half counts steps of 2^-24,
+// which are the last bits of numbers between 0.5 and 1.
+__device__ static __forceinline__ uint16_t float_to_half(float f) {
+#ifdef __AMDGCN__
+    _Float16 half = (_Float16)f;
+    uint16_t bits;
+    memcpy(&bits, &half, sizeof bits);
+    return bits;
+#else
+    unsigned bits = bits_of_float(f), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);
+    if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00);
+    if (magnitude < 0x38800000) {
+        return (uint16_t)(sign | (bits_of_float(float_of_bits(magnitude) + 0.5f) - bits_of_float(0.5f)));
+    }
+    return (uint16_t)(sign | (magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000) >> 13);
 #endif
 }
 
@@ -173,7 +197,11 @@ enum OutputKind {
     OUTPUT_QKV    // q goes to out, k and v to this layer's cache
 };
 
-// Sizes that the kernels around attention share. A head is padded with zeros to `head_stride` floats, a multiple of 4.
+// The KV cache's format beside matrices of this one: f16, but f32 beside f32, where its rounding would show.
+__host__ __device__ static constexpr int cache_format(int dtype) { return dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_F16; }
+
+// Sizes that the kernels around attention share. A head is padded with zeros to `head_stride` elements, a multiple of
+// HEAD_ALIGN, so that it is made of whole packs in every format.
 struct Heads {
     int C, NH, hs, head_stride, maxT;
     int T; // tokens of this chunk per sequence; row m is token m % T of sequence m / T
@@ -183,18 +211,19 @@ struct Output {
     int kind;
     int stride;       // floats from one row of out to the next
     float* out;       // (rows, stride); OUTPUT_QKV: (rows, NH, head_stride)
-    float* keys;      // OUTPUT_QKV: this layer's caches (max_batch, NH, maxT, head_stride)
-    float* values;
+    void* keys;       // OUTPUT_QKV: this layer's caches (max_batch, NH, maxT, head_stride)
+    void* values;
     const int* step;  // OUTPUT_QKV: [position, slots (max_batch), tokens]
     Heads heads;      // OUTPUT_QKV
 };
 
-// Where the cache of one head of one sequence begins, in floats.
+// Where the cache of one head of one sequence begins, in elements.
 __device__ static __forceinline__ size_t cache_offset(Heads heads, int slot, int head) {
     return ((size_t)slot * (size_t)heads.NH + (size_t)head) * (size_t)heads.maxT * (size_t)heads.head_stride;
 }
 
-// Puts away column `column` of row `row`.
+// Puts away column `column` of row `row`. CACHE is the format of the KV cache.
+template <int CACHE>
 __device__ static __forceinline__ void put(Output output, int row, int column, float value) {
     if (output.kind != OUTPUT_QKV) {
         float* out = output.out + (size_t)row * (size_t)output.stride + column;
@@ -209,8 +238,10 @@ __device__ static __forceinline__ void put(Output output, int row, int column, f
         return;
     }
     int slot = output.step[1 + row / heads.T], position = output.step[0] + row % heads.T;
-    float* cache = part == 1 ? output.keys : output.values;
-    cache[cache_offset(heads, slot, head) + (size_t)position * (size_t)heads.head_stride + channel] = value;
+    void* cache = part == 1 ? output.keys : output.values;
+    size_t at = cache_offset(heads, slot, head) + (size_t)position * (size_t)heads.head_stride + (size_t)channel;
+    if (CACHE == DTYPE_F32) ((float*)cache)[at] = value;
+    else ((uint16_t*)cache)[at] = float_to_half(value);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -307,7 +338,7 @@ __global__ void __launch_bounds__(THREADS) decode_matmul(Output output, const fl
     for (int r = 0; r < ROWS; r++) {
         float total = group_sum(sum[r]);
         if (lane == r && column < OC && first_row + r < rows) {
-            put(output, first_row + r, column, bias == NULL ? total : total + bias[column]);
+            put<cache_format(DTYPE)>(output, first_row + r, column, bias == NULL ? total : total + bias[column]);
         }
     }
 }
@@ -399,7 +430,7 @@ __global__ void __launch_bounds__(THREADS) prefill_matmul(Output output, const f
         for (int j = 0; j < 4; j++) {
             int row = first_row + my_row + i, column = first_column + my_column + j;
             if (row >= rows || column >= OC) continue;
-            put(output, row, column, bias == NULL ? sum[i][j] : sum[i][j] + bias[column]);
+            put<cache_format(DTYPE)>(output, row, column, bias == NULL ? sum[i][j] : sum[i][j] + bias[column]);
         }
     }
 }
@@ -429,38 +460,48 @@ __device__ static __forceinline__ float softmax_scores(OnlineSoftmax* s, float s
     return weight;
 }
 
+// Element `at` of a cache.
+template <int CACHE> __device__ static __forceinline__ float cache_element(const void* cache, size_t at) {
+    return CACHE == DTYPE_F32 ? ((const float*)cache)[at] : half_to_float(((const uint16_t*)cache)[at]);
+}
+
 // out (rows, stride): causal attention of few queries, softmax(q · kᵀ / sqrt(hs)) · v over the keys up to the query's
 // own position. One block per row, head and slice of HEAD_SLICE channels. The groups of lanes take the tiles of KEYS
 // keys in turn, one key per lane for the scores and one channel per lane for the values, and put their softmaxes
 // together at the end.
-extern "C" __global__ void __launch_bounds__(THREADS) decode_attention(float* out, const float* q, const float* keys,
-                                                                       const float* values, const int* step,
-                                                                       Heads heads, int stride, float score_scale) {
+template <int CACHE>
+__global__ void __launch_bounds__(THREADS) decode_attention(float* out, const float* q, const void* keys,
+                                                            const void* values, const int* step, Heads heads,
+                                                            int stride, float score_scale) {
+    enum { PACK = Format<CACHE>::PACK };
     __shared__ float largest[GROUPS], total[GROUPS], sums[GROUPS][HEAD_SLICE];
     int lane = (int)threadIdx.x % GROUP, group = (int)threadIdx.x / GROUP;
     int row = (int)blockIdx.x, head = (int)blockIdx.y, slice = (int)blockIdx.z * HEAD_SLICE;
     int num_keys = step[0] + row % heads.T + 1;
     size_t cache = cache_offset(heads, step[1 + row / heads.T], head);
-    int quads = heads.head_stride / 4;
-    const float4* query = (const float4*)q + ((size_t)row * (size_t)heads.NH + (size_t)head) * (size_t)quads;
+    int packs = heads.head_stride / PACK;
+    const float* query = q + ((size_t)row * (size_t)heads.NH + (size_t)head) * (size_t)heads.head_stride;
     OnlineSoftmax softmax = softmax_begin();
 
     for (int tile = group * KEYS; tile < num_keys; tile += GROUPS * KEYS) {
-        const float4* key = (const float4*)(keys + cache) + (size_t)min(tile + lane, num_keys - 1) * (size_t)quads;
+        const uint4* key = (const uint4*)keys + cache / PACK + (size_t)min(tile + lane, num_keys - 1) * (size_t)packs;
         float score = 0;
-        for (int i = 0; i < quads; i++) {
-            float4 a = query[i], b = key[i];
-            score = fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, fmaf(a.w, b.w, score))));
+        for (int i = 0; i < packs; i++) {
+            float k[PACK];
+            Format<CACHE>::unpack(k, key[i]);
+#pragma unroll
+            for (int j = 0; j < PACK; j++) score = fmaf(query[i * PACK + j], k[j], score);
         }
         float weight = softmax_scores(&softmax, tile + lane < num_keys ? score * score_scale : -INFINITY);
-        const float* value = values + cache + (size_t)tile * (size_t)heads.head_stride + slice + lane;
+        size_t value = cache + (size_t)tile * (size_t)heads.head_stride + (size_t)(slice + lane);
         int tile_keys = min((int)KEYS, num_keys - tile);
         for (int k = 0; k < tile_keys; k++) {
             float key_weight = __shfl(weight, k, GROUP);
 #pragma unroll
             for (int i = 0; i < SUMS; i++) {
                 if (slice + i * GROUP + lane >= heads.head_stride) break;
-                softmax.sum[i] = fmaf(key_weight, value[k * heads.head_stride + i * GROUP], softmax.sum[i]);
+                size_t at = value + (size_t)(k * heads.head_stride + i * GROUP);
+                softmax.sum[i] = fmaf(key_weight, cache_element<CACHE>(values, at), softmax.sum[i]);
             }
         }
     }
@@ -480,17 +521,30 @@ extern "C" __global__ void __launch_bounds__(THREADS) decode_attention(float* ou
     out[(size_t)row * (size_t)stride + (size_t)(head * heads.hs + slice + channel)] = whole_sum / whole_total;
 }
 
+// The pack of a cache that begins at element `at`, widened to where 16-byte stores are possible.
+template <int CACHE> __device__ static __forceinline__ void widen_pack(float* out, const void* cache, size_t at) {
+    enum { PACK = Format<CACHE>::PACK };
+    float values[PACK];
+    Format<CACHE>::unpack(values, ((const uint4*)cache)[at / PACK]);
+#pragma unroll
+    for (int i = 0; i < PACK; i += 4) {
+        *(float4*)(out + i) = make_float4(values[i], values[i + 1], values[i + 2], values[i + 3]);
+    }
+}
+
 // The same attention for many queries: one block per QUERIES queries of a sequence, head and slice of channels. The
 // block walks over the keys in tiles of KEYS that it holds in shared memory for all its queries; scores exist only for
 // one tile, in registers. Tiles lie at multiples of KEYS from position 0, and a tile beyond a query's own position
 // changes nothing, so where a chunk or a block begins does not show.
-extern "C" __global__ void __launch_bounds__(THREADS) prefill_attention(float* out, const float* q, const float* keys,
-                                                                        const float* values, const int* step,
-                                                                        Heads heads, int stride, float score_scale) {
+template <int CACHE>
+__global__ void __launch_bounds__(THREADS) prefill_attention(float* out, const float* q, const void* keys,
+                                                             const void* values, const int* step, Heads heads,
+                                                             int stride, float score_scale) {
+    enum { PACK = Format<CACHE>::PACK };
     // a stride of 4 floats more than a power of two, so that lanes read their keys' 16 bytes from different banks
     __shared__ __attribute__((aligned(16))) float key_tile[KEYS][SCORE_SLICE + 4];
     __shared__ __attribute__((aligned(16))) float query_tile[QUERIES][SCORE_SLICE];
-    __shared__ float value_tile[KEYS][HEAD_SLICE];
+    __shared__ __attribute__((aligned(16))) float value_tile[KEYS][HEAD_SLICE];
     int blocks = (heads.T + QUERIES - 1) / QUERIES; // per sequence
     int b = (int)blockIdx.x / blocks, first_query = (int)blockIdx.x % blocks * QUERIES;
     int head = (int)blockIdx.y, slice = (int)blockIdx.z * HEAD_SLICE;
@@ -507,11 +561,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) prefill_attention(float* o
         for (int from = 0; from < heads.head_stride; from += SCORE_SLICE) {
             int quads = min((int)SCORE_SLICE, heads.head_stride - from) / 4;
             __syncthreads(); // the tiles were read by everyone
-            for (int i = thread; i < KEYS * (SCORE_SLICE / 4); i += THREADS) {
-                int row = i / (SCORE_SLICE / 4), quad = i % (SCORE_SLICE / 4);
-                if (quad >= quads) continue;
+            for (int i = thread; i < KEYS * (SCORE_SLICE / PACK); i += THREADS) {
+                int row = i / (SCORE_SLICE / PACK), channel = i % (SCORE_SLICE / PACK) * PACK;
+                if (channel >= quads * 4) continue;
                 size_t key = (size_t)min(tile + row, num_keys - 1), at = cache + key * (size_t)heads.head_stride;
-                *(float4*)&key_tile[row][quad * 4] = *(const float4*)(keys + at + from + quad * 4);
+                widen_pack<CACHE>(&key_tile[row][channel], keys, at + (size_t)(from + channel));
             }
             for (int i = thread; i < QUERIES * (SCORE_SLICE / 4); i += THREADS) {
                 int row = i / (SCORE_SLICE / 4), quad = i % (SCORE_SLICE / 4);
@@ -530,11 +584,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) prefill_attention(float* o
                 }
             }
         }
-        for (int i = thread; i < KEYS * HEAD_SLICE; i += THREADS) {
-            int row = i / HEAD_SLICE, channel = i % HEAD_SLICE;
+        for (int i = thread; i < KEYS * (HEAD_SLICE / PACK); i += THREADS) {
+            int row = i / (HEAD_SLICE / PACK), channel = i % (HEAD_SLICE / PACK) * PACK;
             if (slice + channel >= heads.head_stride) continue;
             size_t key = (size_t)min(tile + row, num_keys - 1), at = cache + key * (size_t)heads.head_stride;
-            value_tile[row][channel] = values[at + (size_t)(slice + channel)];
+            widen_pack<CACHE>(&value_tile[row][channel], values, at + (size_t)(slice + channel));
         }
         __syncthreads();
         float weight[QUERIES_PER_GROUP];
@@ -572,13 +626,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) prefill_attention(float* o
 }
 
 // Copies the first `length` positions of one slot to another. One block per head, grid.y the layers, keys then values.
-extern "C" __global__ void __launch_bounds__(THREADS) copy_slot(float* keys, float* values, size_t layer_floats,
-                                                                Heads heads, int to, int from, int length) {
-    float* cache = (blockIdx.z == 0 ? keys : values) + blockIdx.y * layer_floats;
-    float4* target = (float4*)(cache + cache_offset(heads, to, (int)blockIdx.x));
-    const float4* source = (const float4*)(cache + cache_offset(heads, from, (int)blockIdx.x));
-    size_t quads = (size_t)length * (size_t)(heads.head_stride / 4);
-    for (size_t i = threadIdx.x; i < quads; i += THREADS) target[i] = source[i];
+// PACK elements of the cache are 16 bytes.
+extern "C" __global__ void __launch_bounds__(THREADS) copy_slot(void* keys, void* values, int PACK, Heads heads,
+                                                                size_t layer_packs, int to, int from, int length) {
+    uint4* cache = (uint4*)(blockIdx.z == 0 ? keys : values) + blockIdx.y * layer_packs;
+    uint4* target = cache + cache_offset(heads, to, (int)blockIdx.x) / (size_t)PACK;
+    const uint4* source = cache + cache_offset(heads, from, (int)blockIdx.x) / (size_t)PACK;
+    size_t packs = (size_t)length * (size_t)(heads.head_stride / PACK);
+    for (size_t i = threadIdx.x; i < packs; i += THREADS) target[i] = source[i];
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -826,8 +881,8 @@ struct Device {
     float* q;                        // (max_rows, NH, head_stride)
     float* att;                      // (max_rows, stride)
     float* hidden;                   // (max_rows, hidden_stride)
-    float* keys;                     // (L, max_batch, NH, maxT, head_stride)
-    float* values;                   // the same
+    char* keys;                      // (L, max_batch, NH, maxT, head_stride) of cache_format()
+    char* values;                    // the same
     float* logits;                   // (head_rows, V); NULL with cpu_logits
     int* step;                       // [position, slots (max_batch), tokens (max_rows)]
     Pick* picks;                     // (max_batch)
@@ -955,11 +1010,17 @@ static bool upload_weights(Device* d, Error* error) {
     return true;
 }
 
+// Bytes of one layer of the key or value cache.
+static size_t cache_layer_bytes(const Device* d) {
+    return (size_t)d->options.max_batch * (size_t)d->heads.NH * (size_t)d->heads.maxT * (size_t)d->heads.head_stride *
+           dtype_size((DType)cache_format(d->options.dtype));
+}
+
 // Everything that a token needs, for good.
 static bool plan_memory(Device* d, Error* error) {
     size_t rows = (size_t)d->max_rows, batch = (size_t)d->options.max_batch, L = (size_t)d->model->config.num_layers;
     size_t step = 1 + batch + rows, head_floats = (size_t)d->heads.NH * (size_t)d->heads.head_stride;
-    size_t cache = L * batch * head_floats * (size_t)d->heads.maxT, stride = (size_t)d->stride;
+    size_t cache = L * cache_layer_bytes(d), stride = (size_t)d->stride;
     return card_array(d, &d->x, rows * stride, "activations", error) &&
            card_array(d, &d->normed, rows * stride, "activations", error) &&
            card_array(d, &d->q, rows * head_floats, "activations", error) &&
@@ -1123,7 +1184,7 @@ static Device* hip_open(const GPT2Model* model, const DeviceOptions* options, Er
     d->model = model;
     d->options = *options;
     d->heads.C = config->channels, d->heads.NH = config->num_heads, d->heads.hs = config->channels / config->num_heads;
-    d->heads.head_stride = round_up(d->heads.hs, 4);
+    d->heads.head_stride = round_up(d->heads.hs, HEAD_ALIGN);
     d->heads.maxT = options->max_seq_len;
     d->stride = round_up(config->channels, ROW_ALIGN);
     d->hidden_stride = round_up(4 * config->channels, ROW_ALIGN);
@@ -1255,25 +1316,24 @@ static bool normalise(const Device* d, ParameterId weight, ParameterId bias, int
     return launched("starting a LayerNorm", error);
 }
 
-// att (rows, C) from q and this layer's cache.
-static bool attend(const Device* d, Heads heads, const float* keys, const float* values, int B, bool is_decode,
-                   Error* error) {
+template <int CACHE>
+static void launch_attention(const Device* d, Heads heads, const void* keys, const void* values, int B, bool is_decode) {
     unsigned slices = (unsigned)((heads.hs + HEAD_SLICE - 1) / HEAD_SLICE), NH = (unsigned)heads.NH;
+    dim3 threads(THREADS), rows((unsigned)(B * heads.T), NH, slices);
+    dim3 tiles((unsigned)(B * ((heads.T + QUERIES - 1) / QUERIES)), NH, slices);
     float score_scale = 1.0f / sqrtf((float)heads.hs);
     if (is_decode) {
-        hipLaunchKernelGGL(decode_attention, dim3((unsigned)(B * heads.T), NH, slices), dim3(THREADS), 0, d->stream,
-                           d->att, d->q, keys, values, d->step, heads, d->stride, score_scale);
+        hipLaunchKernelGGL((decode_attention<CACHE>), rows, threads, 0, d->stream, d->att, d->q, keys, values, d->step, heads, d->stride, score_scale);
     } else {
-        unsigned blocks = (unsigned)(B * ((heads.T + QUERIES - 1) / QUERIES));
-        hipLaunchKernelGGL(prefill_attention, dim3(blocks, NH, slices), dim3(THREADS), 0, d->stream, d->att, d->q, keys,
-                           values, d->step, heads, d->stride, score_scale);
+        hipLaunchKernelGGL((prefill_attention<CACHE>), tiles, threads, 0, d->stream, d->att, d->q, keys, values, d->step, heads, d->stride, score_scale);
     }
-    return launched("starting attention", error);
 }
 
-// Floats of one layer of the key or value cache.
-static size_t cache_layer(const Device* d) {
-    return (size_t)d->options.max_batch * (size_t)d->heads.NH * (size_t)d->heads.maxT * (size_t)d->heads.head_stride;
+// att (rows, C) from q and this layer's cache.
+static bool attend(const Device* d, Heads heads, const void* keys, const void* values, int B, bool is_decode, Error* error) {
+    if (cache_format(d->options.dtype) == DTYPE_F32) launch_attention<DTYPE_F32>(d, heads, keys, values, B, is_decode);
+    else launch_attention<DTYPE_F16>(d, heads, keys, values, B, is_decode);
+    return launched("starting attention", error);
 }
 
 static Output plain_output(OutputKind kind, float* out, int stride) {
@@ -1288,7 +1348,7 @@ static bool enqueue_layer(const Device* d, int layer, int B, int T, bool is_deco
     int C = d->heads.C, rows = B * T;
     Output qkv = plain_output(OUTPUT_QKV, d->q, 0), hidden = plain_output(OUTPUT_GELU, d->hidden, d->hidden_stride);
     Output residual = plain_output(OUTPUT_ADD, d->x, d->stride);
-    qkv.keys = d->keys + (size_t)layer * cache_layer(d), qkv.values = d->values + (size_t)layer * cache_layer(d);
+    qkv.keys = d->keys + (size_t)layer * cache_layer_bytes(d), qkv.values = d->values + (size_t)layer * cache_layer_bytes(d);
     qkv.step = d->step, qkv.heads = d->heads, qkv.heads.T = T;
     return normalise(d, LN1W, LN1B, layer, rows, rows, rows, 0, error) &&
            matmul(d, qkv, d->normed, QKVW, layer_vector(d, QKVB, layer), layer, rows, 3 * C, is_decode, error) &&
@@ -1516,8 +1576,9 @@ static bool hip_fetch_logits(Device* d, int b, float* logits, Error* error) {
 static bool hip_copy_cache(Device* d, int to, int from, int length, Error* error) {
     if (to == from || length == 0) return true;
     dim3 blocks((unsigned)d->heads.NH, (unsigned)d->model->config.num_layers, 2);
-    hipLaunchKernelGGL(copy_slot, blocks, dim3(THREADS), 0, d->stream, d->keys, d->values, cache_layer(d), d->heads, to,
-                       from, length);
+    int PACK = PACK_BYTES / (int)dtype_size((DType)cache_format(d->options.dtype));
+    hipLaunchKernelGGL(copy_slot, blocks, dim3(THREADS), 0, d->stream, d->keys, d->values, PACK, d->heads,
+                       cache_layer_bytes(d) / PACK_BYTES, to, from, length);
     return launched("copying a cache", error) && synchronise(d, error);
 }
 
