@@ -124,7 +124,7 @@ $(BUILD)/test_gpt2: $(TESTER) $(LIBRARY) $(FRONT:%=$(BUILD)/%.o)
 	@echo "  link     $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS) $(HIP_TEST_LIBS)
 
-BENCH_PARTS := $(BUILD)/dev/bench_measure.o $(BUILD)/dev/bench_model.o $(BUILD)/dev/bench_peak.o
+BENCH_PARTS := $(BUILD)/dev/bench_measure.o $(BUILD)/dev/bench_model.o $(BUILD)/machine.o
 $(BUILD)/bench: $(BUILD)/dev/bench.o $(BUILD)/dev/bench_peer.o $(BUILD)/dev/bench_process.o $(BENCH_PARTS) $(LIBRARY)
 	@echo "  link     $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)

@@ -1648,6 +1648,7 @@ extern "C" bool gpt2_hip_measure(Roof* roof, int gpu, size_t working_set, Error*
          }, error);
     (void)hipFree(packs);
     (void)hipFree(sum);
+    roof->working_set = working_set;
     roof->bandwidth = passes * (double)(count * PACK_BYTES);
     roof->f32 = roof->products = rounds * 2.0 * CHAINS * THREADS * blocks.x; // every weight is widened to f32
     return ok;
