@@ -71,7 +71,7 @@ endif
 
 MODULES  := checkpoint device dtype gpt2_cpu huggingface mapped_file model model_paths operations output_file profile safetensors sampler \
             tokenizer utils weights
-FRONT    := estimate info list_devices machine npy operation_table options print profile_report prompt report \
+FRONT    := estimate info list_devices machine npy open_device operation_table options print profile_report prompt report \
             report_json score text_output trace verify
 TESTS    := checkpoint cli dtype hostile huggingface inside kernels model sampler surroundings tokenizer
 SUPPORT  := reference toy_checkpoint
@@ -124,7 +124,7 @@ $(BUILD)/test_gpt2: $(TESTER) $(LIBRARY) $(FRONT:%=$(BUILD)/%.o)
 	@echo "  link     $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS) $(HIP_TEST_LIBS)
 
-BENCH_PARTS := $(BUILD)/dev/bench_measure.o $(BUILD)/dev/bench_model.o $(BUILD)/dev/bench_peak.o
+BENCH_PARTS := $(BUILD)/dev/bench_measure.o $(BUILD)/dev/bench_model.o $(BUILD)/machine.o
 $(BUILD)/bench: $(BUILD)/dev/bench.o $(BUILD)/dev/bench_peer.o $(BUILD)/dev/bench_process.o $(BENCH_PARTS) $(LIBRARY)
 	@echo "  link     $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)

@@ -19,6 +19,7 @@
 #include <hip/hip_runtime.h>
 
 #include <float.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +32,7 @@ enum {
     GROUPS = THREADS / GROUP,        // of every block
     PACK_BYTES = 16,                 // what one lane loads at once
     ROW_ALIGN = 32,                  // elements that rows of matrices and activations are padded to; Q8_BLOCK as well
+    HEAD_ALIGN = 8,                  // elements that heads are padded to
     DECODE_TOKENS = 8,               // runs of at most so many tokens per sequence take the decode kernels
     DECODE_ROWS = 8,                 // rows that decode_matmul handles together
     PREFILL_ROWS = 512,              // rows of one chunk of a longer run
@@ -69,11 +71,34 @@ __device__ static __forceinline__ float half_to_float(unsigned half) {
     _Float16 f;
     memcpy(&f, &bits, sizeof f);
     return (float)f;
+#elif defined(__CUDA_ARCH__)
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"((unsigned short)half));
+    return f;
 #else
     float magnitude = float_of_bits((half & 0x7fff) << 13) * 0x1p112f;
     unsigned bits = bits_of_float(magnitude);
     if (magnitude >= 65536.0f) bits |= 0x7f800000; // infinity or NaN
     return float_of_bits(bits | (half & 0x8000) << 16);
+#endif
+}
+
+// binary32 to binary16, to nearest, ties to even. Without an instruction for it: a subnormal half counts steps of 2^-24,
+// which are the last bits of numbers between 0.5 and 1.
+__device__ static __forceinline__ uint16_t float_to_half(float f) {
+#ifdef __AMDGCN__
+    _Float16 half = (_Float16)f;
+    uint16_t bits;
+    memcpy(&bits, &half, sizeof bits);
+    return bits;
+#else
+    unsigned bits = bits_of_float(f), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);
+    if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00);
+    if (magnitude < 0x38800000) {
+        return (uint16_t)(sign | (bits_of_float(float_of_bits(magnitude) + 0.5f) - bits_of_float(0.5f)));
+    }
+    return (uint16_t)(sign | (magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000) >> 13);
 #endif
 }
 
@@ -172,7 +197,11 @@ enum OutputKind {
     OUTPUT_QKV    // q goes to out, k and v to this layer's cache
 };
 
-// Sizes that the kernels around attention share. A head is padded with zeros to `head_stride` floats, a multiple of 4.
+// The KV cache's format beside matrices of this one: f16, but f32 beside f32, where its rounding would show.
+__host__ __device__ static constexpr int cache_format(int dtype) { return dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_F16; }
+
+// Sizes that the kernels around attention share. A head is padded with zeros to `head_stride` elements, a multiple of
+// HEAD_ALIGN, so that it is made of whole packs in every format.
 struct Heads {
     int C, NH, hs, head_stride, maxT;
     int T; // tokens of this chunk per sequence; row m is token m % T of sequence m / T
@@ -182,18 +211,19 @@ struct Output {
     int kind;
     int stride;       // floats from one row of out to the next
     float* out;       // (rows, stride); OUTPUT_QKV: (rows, NH, head_stride)
-    float* keys;      // OUTPUT_QKV: this layer's caches (max_batch, NH, maxT, head_stride)
-    float* values;
+    void* keys;       // OUTPUT_QKV: this layer's caches (max_batch, NH, maxT, head_stride)
+    void* values;
     const int* step;  // OUTPUT_QKV: [position, slots (max_batch), tokens]
     Heads heads;      // OUTPUT_QKV
 };
 
-// Where the cache of one head of one sequence begins, in floats.
+// Where the cache of one head of one sequence begins, in elements.
 __device__ static __forceinline__ size_t cache_offset(Heads heads, int slot, int head) {
     return ((size_t)slot * (size_t)heads.NH + (size_t)head) * (size_t)heads.maxT * (size_t)heads.head_stride;
 }
 
-// Puts away column `column` of row `row`.
+// Puts away column `column` of row `row`. CACHE is the format of the KV cache.
+template <int CACHE>
 __device__ static __forceinline__ void put(Output output, int row, int column, float value) {
     if (output.kind != OUTPUT_QKV) {
         float* out = output.out + (size_t)row * (size_t)output.stride + column;
@@ -208,8 +238,10 @@ __device__ static __forceinline__ void put(Output output, int row, int column, f
         return;
     }
     int slot = output.step[1 + row / heads.T], position = output.step[0] + row % heads.T;
-    float* cache = part == 1 ? output.keys : output.values;
-    cache[cache_offset(heads, slot, head) + (size_t)position * (size_t)heads.head_stride + channel] = value;
+    void* cache = part == 1 ? output.keys : output.values;
+    size_t at = cache_offset(heads, slot, head) + (size_t)position * (size_t)heads.head_stride + (size_t)channel;
+    if (CACHE == DTYPE_F32) ((float*)cache)[at] = value;
+    else ((uint16_t*)cache)[at] = float_to_half(value);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -306,7 +338,7 @@ __global__ void __launch_bounds__(THREADS) decode_matmul(Output output, const fl
     for (int r = 0; r < ROWS; r++) {
         float total = group_sum(sum[r]);
         if (lane == r && column < OC && first_row + r < rows) {
-            put(output, first_row + r, column, bias == NULL ? total : total + bias[column]);
+            put<cache_format(DTYPE)>(output, first_row + r, column, bias == NULL ? total : total + bias[column]);
         }
     }
 }
@@ -398,7 +430,7 @@ __global__ void __launch_bounds__(THREADS) prefill_matmul(Output output, const f
         for (int j = 0; j < 4; j++) {
             int row = first_row + my_row + i, column = first_column + my_column + j;
             if (row >= rows || column >= OC) continue;
-            put(output, row, column, bias == NULL ? sum[i][j] : sum[i][j] + bias[column]);
+            put<cache_format(DTYPE)>(output, row, column, bias == NULL ? sum[i][j] : sum[i][j] + bias[column]);
         }
     }
 }
@@ -428,38 +460,48 @@ __device__ static __forceinline__ float softmax_scores(OnlineSoftmax* s, float s
     return weight;
 }
 
+// Element `at` of a cache.
+template <int CACHE> __device__ static __forceinline__ float cache_element(const void* cache, size_t at) {
+    return CACHE == DTYPE_F32 ? ((const float*)cache)[at] : half_to_float(((const uint16_t*)cache)[at]);
+}
+
 // out (rows, stride): causal attention of few queries, softmax(q · kᵀ / sqrt(hs)) · v over the keys up to the query's
 // own position. One block per row, head and slice of HEAD_SLICE channels. The groups of lanes take the tiles of KEYS
 // keys in turn, one key per lane for the scores and one channel per lane for the values, and put their softmaxes
 // together at the end.
-extern "C" __global__ void __launch_bounds__(THREADS) decode_attention(float* out, const float* q, const float* keys,
-                                                                       const float* values, const int* step,
-                                                                       Heads heads, int stride, float score_scale) {
+template <int CACHE>
+__global__ void __launch_bounds__(THREADS) decode_attention(float* out, const float* q, const void* keys,
+                                                            const void* values, const int* step, Heads heads,
+                                                            int stride, float score_scale) {
+    enum { PACK = Format<CACHE>::PACK };
     __shared__ float largest[GROUPS], total[GROUPS], sums[GROUPS][HEAD_SLICE];
     int lane = (int)threadIdx.x % GROUP, group = (int)threadIdx.x / GROUP;
     int row = (int)blockIdx.x, head = (int)blockIdx.y, slice = (int)blockIdx.z * HEAD_SLICE;
     int num_keys = step[0] + row % heads.T + 1;
     size_t cache = cache_offset(heads, step[1 + row / heads.T], head);
-    int quads = heads.head_stride / 4;
-    const float4* query = (const float4*)q + ((size_t)row * (size_t)heads.NH + (size_t)head) * (size_t)quads;
+    int packs = heads.head_stride / PACK;
+    const float* query = q + ((size_t)row * (size_t)heads.NH + (size_t)head) * (size_t)heads.head_stride;
     OnlineSoftmax softmax = softmax_begin();
 
     for (int tile = group * KEYS; tile < num_keys; tile += GROUPS * KEYS) {
-        const float4* key = (const float4*)(keys + cache) + (size_t)min(tile + lane, num_keys - 1) * (size_t)quads;
+        const uint4* key = (const uint4*)keys + cache / PACK + (size_t)min(tile + lane, num_keys - 1) * (size_t)packs;
         float score = 0;
-        for (int i = 0; i < quads; i++) {
-            float4 a = query[i], b = key[i];
-            score = fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, fmaf(a.w, b.w, score))));
+        for (int i = 0; i < packs; i++) {
+            float k[PACK];
+            Format<CACHE>::unpack(k, key[i]);
+#pragma unroll
+            for (int j = 0; j < PACK; j++) score = fmaf(query[i * PACK + j], k[j], score);
         }
         float weight = softmax_scores(&softmax, tile + lane < num_keys ? score * score_scale : -INFINITY);
-        const float* value = values + cache + (size_t)tile * (size_t)heads.head_stride + slice + lane;
+        size_t value = cache + (size_t)tile * (size_t)heads.head_stride + (size_t)(slice + lane);
         int tile_keys = min((int)KEYS, num_keys - tile);
         for (int k = 0; k < tile_keys; k++) {
             float key_weight = __shfl(weight, k, GROUP);
 #pragma unroll
             for (int i = 0; i < SUMS; i++) {
                 if (slice + i * GROUP + lane >= heads.head_stride) break;
-                softmax.sum[i] = fmaf(key_weight, value[k * heads.head_stride + i * GROUP], softmax.sum[i]);
+                size_t at = value + (size_t)(k * heads.head_stride + i * GROUP);
+                softmax.sum[i] = fmaf(key_weight, cache_element<CACHE>(values, at), softmax.sum[i]);
             }
         }
     }
@@ -479,17 +521,30 @@ extern "C" __global__ void __launch_bounds__(THREADS) decode_attention(float* ou
     out[(size_t)row * (size_t)stride + (size_t)(head * heads.hs + slice + channel)] = whole_sum / whole_total;
 }
 
+// The pack of a cache that begins at element `at`, widened to where 16-byte stores are possible.
+template <int CACHE> __device__ static __forceinline__ void widen_pack(float* out, const void* cache, size_t at) {
+    enum { PACK = Format<CACHE>::PACK };
+    float values[PACK];
+    Format<CACHE>::unpack(values, ((const uint4*)cache)[at / PACK]);
+#pragma unroll
+    for (int i = 0; i < PACK; i += 4) {
+        *(float4*)(out + i) = make_float4(values[i], values[i + 1], values[i + 2], values[i + 3]);
+    }
+}
+
 // The same attention for many queries: one block per QUERIES queries of a sequence, head and slice of channels. The
 // block walks over the keys in tiles of KEYS that it holds in shared memory for all its queries; scores exist only for
 // one tile, in registers. Tiles lie at multiples of KEYS from position 0, and a tile beyond a query's own position
 // changes nothing, so where a chunk or a block begins does not show.
-extern "C" __global__ void __launch_bounds__(THREADS) prefill_attention(float* out, const float* q, const float* keys,
-                                                                        const float* values, const int* step,
-                                                                        Heads heads, int stride, float score_scale) {
+template <int CACHE>
+__global__ void __launch_bounds__(THREADS) prefill_attention(float* out, const float* q, const void* keys,
+                                                             const void* values, const int* step, Heads heads,
+                                                             int stride, float score_scale) {
+    enum { PACK = Format<CACHE>::PACK };
     // a stride of 4 floats more than a power of two, so that lanes read their keys' 16 bytes from different banks
     __shared__ __attribute__((aligned(16))) float key_tile[KEYS][SCORE_SLICE + 4];
     __shared__ __attribute__((aligned(16))) float query_tile[QUERIES][SCORE_SLICE];
-    __shared__ float value_tile[KEYS][HEAD_SLICE];
+    __shared__ __attribute__((aligned(16))) float value_tile[KEYS][HEAD_SLICE];
     int blocks = (heads.T + QUERIES - 1) / QUERIES; // per sequence
     int b = (int)blockIdx.x / blocks, first_query = (int)blockIdx.x % blocks * QUERIES;
     int head = (int)blockIdx.y, slice = (int)blockIdx.z * HEAD_SLICE;
@@ -506,11 +561,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) prefill_attention(float* o
         for (int from = 0; from < heads.head_stride; from += SCORE_SLICE) {
             int quads = min((int)SCORE_SLICE, heads.head_stride - from) / 4;
             __syncthreads(); // the tiles were read by everyone
-            for (int i = thread; i < KEYS * (SCORE_SLICE / 4); i += THREADS) {
-                int row = i / (SCORE_SLICE / 4), quad = i % (SCORE_SLICE / 4);
-                if (quad >= quads) continue;
+            for (int i = thread; i < KEYS * (SCORE_SLICE / PACK); i += THREADS) {
+                int row = i / (SCORE_SLICE / PACK), channel = i % (SCORE_SLICE / PACK) * PACK;
+                if (channel >= quads * 4) continue;
                 size_t key = (size_t)min(tile + row, num_keys - 1), at = cache + key * (size_t)heads.head_stride;
-                *(float4*)&key_tile[row][quad * 4] = *(const float4*)(keys + at + from + quad * 4);
+                widen_pack<CACHE>(&key_tile[row][channel], keys, at + (size_t)(from + channel));
             }
             for (int i = thread; i < QUERIES * (SCORE_SLICE / 4); i += THREADS) {
                 int row = i / (SCORE_SLICE / 4), quad = i % (SCORE_SLICE / 4);
@@ -529,11 +584,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) prefill_attention(float* o
                 }
             }
         }
-        for (int i = thread; i < KEYS * HEAD_SLICE; i += THREADS) {
-            int row = i / HEAD_SLICE, channel = i % HEAD_SLICE;
+        for (int i = thread; i < KEYS * (HEAD_SLICE / PACK); i += THREADS) {
+            int row = i / (HEAD_SLICE / PACK), channel = i % (HEAD_SLICE / PACK) * PACK;
             if (slice + channel >= heads.head_stride) continue;
             size_t key = (size_t)min(tile + row, num_keys - 1), at = cache + key * (size_t)heads.head_stride;
-            value_tile[row][channel] = values[at + (size_t)(slice + channel)];
+            widen_pack<CACHE>(&value_tile[row][channel], values, at + (size_t)(slice + channel));
         }
         __syncthreads();
         float weight[QUERIES_PER_GROUP];
@@ -571,13 +626,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) prefill_attention(float* o
 }
 
 // Copies the first `length` positions of one slot to another. One block per head, grid.y the layers, keys then values.
-extern "C" __global__ void __launch_bounds__(THREADS) copy_slot(float* keys, float* values, size_t layer_floats,
-                                                                Heads heads, int to, int from, int length) {
-    float* cache = (blockIdx.z == 0 ? keys : values) + blockIdx.y * layer_floats;
-    float4* target = (float4*)(cache + cache_offset(heads, to, (int)blockIdx.x));
-    const float4* source = (const float4*)(cache + cache_offset(heads, from, (int)blockIdx.x));
-    size_t quads = (size_t)length * (size_t)(heads.head_stride / 4);
-    for (size_t i = threadIdx.x; i < quads; i += THREADS) target[i] = source[i];
+// PACK elements of the cache are 16 bytes.
+extern "C" __global__ void __launch_bounds__(THREADS) copy_slot(void* keys, void* values, int PACK, Heads heads,
+                                                                size_t layer_packs, int to, int from, int length) {
+    uint4* cache = (uint4*)(blockIdx.z == 0 ? keys : values) + blockIdx.y * layer_packs;
+    uint4* target = cache + cache_offset(heads, to, (int)blockIdx.x) / (size_t)PACK;
+    const uint4* source = cache + cache_offset(heads, from, (int)blockIdx.x) / (size_t)PACK;
+    size_t packs = (size_t)length * (size_t)(heads.head_stride / PACK);
+    for (size_t i = threadIdx.x; i < packs; i += THREADS) target[i] = source[i];
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -783,14 +839,29 @@ static bool launched(const char* kernel, Error* error) { return hip_ok(hipGetLas
 // ---------------------------------------------------------------------------------------------------------------------
 // Host: the device and its memory
 
+// A point of the stream for a profile: where an operation ends, or (NO_OPERATION) where the next one begins.
+enum { NO_OPERATION = -1 };
+struct Mark {
+    hipEvent_t event;
+    int operation;
+    CallShape shape;
+};
+
+// What has been enqueued since the stream was last waited for.
+struct Timeline {
+    Mark* marks; // (capacity)
+    int num_marks, capacity;
+};
+
 struct Device {
     const GPT2Model* model;
     DeviceOptions options;
+    Timeline* timeline; // NULL: nothing is timed
     char description[320];
     hipStream_t stream;
     hipGraphExec_t graph; // a decode step of graph_B sequences with its pick, or NULL
     int graph_B;
-    bool has_no_graphs;   // the runtime refused to capture one
+    bool has_no_graphs;   // the runtime refused to capture one, or the steps are looked into
     bool is_out_of_memory; // the last allocation found no room
     void* allocations[MAX_ALLOCATIONS];
     void* host_allocations[MAX_ALLOCATIONS];
@@ -810,8 +881,8 @@ struct Device {
     float* q;                        // (max_rows, NH, head_stride)
     float* att;                      // (max_rows, stride)
     float* hidden;                   // (max_rows, hidden_stride)
-    float* keys;                     // (L, max_batch, NH, maxT, head_stride)
-    float* values;                   // the same
+    char* keys;                      // (L, max_batch, NH, maxT, head_stride) of cache_format()
+    char* values;                    // the same
     float* logits;                   // (head_rows, V); NULL with cpu_logits
     int* step;                       // [position, slots (max_batch), tokens (max_rows)]
     Pick* picks;                     // (max_batch)
@@ -939,11 +1010,17 @@ static bool upload_weights(Device* d, Error* error) {
     return true;
 }
 
+// Bytes of one layer of the key or value cache.
+static size_t cache_layer_bytes(const Device* d) {
+    return (size_t)d->options.max_batch * (size_t)d->heads.NH * (size_t)d->heads.maxT * (size_t)d->heads.head_stride *
+           dtype_size((DType)cache_format(d->options.dtype));
+}
+
 // Everything that a token needs, for good.
 static bool plan_memory(Device* d, Error* error) {
     size_t rows = (size_t)d->max_rows, batch = (size_t)d->options.max_batch, L = (size_t)d->model->config.num_layers;
     size_t step = 1 + batch + rows, head_floats = (size_t)d->heads.NH * (size_t)d->heads.head_stride;
-    size_t cache = L * batch * head_floats * (size_t)d->heads.maxT, stride = (size_t)d->stride;
+    size_t cache = L * cache_layer_bytes(d), stride = (size_t)d->stride;
     return card_array(d, &d->x, rows * stride, "activations", error) &&
            card_array(d, &d->normed, rows * stride, "activations", error) &&
            card_array(d, &d->q, rows * head_floats, "activations", error) &&
@@ -995,8 +1072,33 @@ static bool probe_card(Device* d, int* wave_size, Error* error) {
                  d->options.gpu, *wave_size));
 }
 
+static void close_timeline(Timeline* timeline) {
+    if (timeline == NULL) return;
+    for (int i = 0; i < timeline->capacity; i++) {
+        if (timeline->marks[i].event != NULL) (void)hipEventDestroy(timeline->marks[i].event);
+    }
+    free(timeline->marks);
+    free(timeline);
+}
+
+// Room for the marks of one chunk: a beginning, the embedding, five operations per layer, and a beginning and an end of
+// the head.
+static bool open_timeline(Device* d, Error* error) {
+    Timeline* timeline = d->timeline = (Timeline*)allocate(1, sizeof *timeline, "profile", error);
+    if (timeline == NULL) return false;
+    int capacity = 4 + (NUM_OPERATIONS - 2) * d->model->config.num_layers;
+    timeline->num_marks = timeline->capacity = 0;
+    timeline->marks = (Mark*)allocate((size_t)capacity, sizeof *timeline->marks, "profile", error);
+    if (timeline->marks == NULL) return false;
+    for (; timeline->capacity < capacity; timeline->capacity++) {
+        if (!hip_ok(hipEventCreate(&timeline->marks[timeline->capacity].event), "creating an event", error)) return false;
+    }
+    return true;
+}
+
 static void hip_close(Device* d) {
     if (d == NULL) return;
+    close_timeline(d->timeline);
     if (d->graph != NULL) (void)hipGraphExecDestroy(d->graph);
     card_free_from(d, 0);
     while (d->num_host_allocations > 0) (void)hipHostFree(d->host_allocations[--d->num_host_allocations]);
@@ -1066,7 +1168,7 @@ static bool hip_open_device(Device* d, Error* error) {
     const char* head_note;
     if (!hip_ok(hipSetDevice(d->options.gpu), "selecting the GPU", error) ||
         !gpt2_hip_info(&info, d->options.gpu, error) || !hip_ok(hipStreamCreate(&d->stream), "creating a stream", error) ||
-        !plan_memory(d, error) || !probe_card(d, &wave_size, error) || !upload_weights(d, error) ||
+        (d->options.profile != NULL && !open_timeline(d, error)) || !plan_memory(d, error) || !probe_card(d, &wave_size, error) || !upload_weights(d, error) ||
         !plan_head(d, &head_note, error)) {
         return false;
     }
@@ -1082,13 +1184,14 @@ static Device* hip_open(const GPT2Model* model, const DeviceOptions* options, Er
     d->model = model;
     d->options = *options;
     d->heads.C = config->channels, d->heads.NH = config->num_heads, d->heads.hs = config->channels / config->num_heads;
-    d->heads.head_stride = round_up(d->heads.hs, 4);
+    d->heads.head_stride = round_up(d->heads.hs, HEAD_ALIGN);
     d->heads.maxT = options->max_seq_len;
     d->stride = round_up(config->channels, ROW_ALIGN);
     d->hidden_stride = round_up(4 * config->channels, ROW_ALIGN);
     size_t most_rows = (size_t)options->max_batch * (size_t)options->max_seq_len;
     d->max_rows = max(options->max_batch, (int)min((size_t)PREFILL_ROWS, most_rows));
     d->head_rows = min(d->max_rows, max(options->max_batch, (int)DECODE_ROWS));
+    d->has_no_graphs = options->profile != NULL || options->residuals != NULL;
     if (!hip_open_device(d, error)) {
         hip_close(d);
         return NULL;
@@ -1097,6 +1200,49 @@ static Device* hip_open(const GPT2Model* model, const DeviceOptions* options, Er
 }
 
 static const char* hip_describe(const Device* d) { return d->description; }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Host: looking inside
+
+// For the profile: the operation on B * T rows that has just been enqueued ends here.
+static bool mark(const Device* d, int operation, int B, int T, Error* error) {
+    Timeline* timeline = d->timeline;
+    if (timeline == NULL) return true;
+    Mark* m = &timeline->marks[timeline->num_marks++];
+    m->operation = operation;
+    m->shape.B = B, m->shape.T = T, m->shape.position = d->host_step[0];
+    return hip_ok(hipEventRecord(m->event, d->stream), "taking the time", error);
+}
+
+// After the stream has been waited for: records how long the marked operations took, and forgets them.
+static bool collect_times(const Device* d, Error* error) {
+    Timeline* timeline = d->timeline;
+    if (timeline == NULL) return true;
+    for (int i = 1; i < timeline->num_marks; i++) {
+        const Mark* m = &timeline->marks[i];
+        float milliseconds = 0;
+        if (m->operation == NO_OPERATION) continue;
+        if (!hip_ok(hipEventElapsedTime(&milliseconds, timeline->marks[i - 1].event, m->event), "reading the time", error)) return false;
+        profile_add(d->options.profile, 0, (Operation)m->operation, m->shape, 1e-3 * (double)milliseconds, 0);
+    }
+    timeline->num_marks = 0;
+    return true;
+}
+
+// If it was asked for, copies the residual stream of B sequences of T new tokens to DeviceOptions.residuals: at level 0
+// as the embedding made it, at level l as layer l - 1 left it.
+static bool keep_residual(const Device* d, int level, int B, int T, Error* error) {
+    if (d->options.residuals == NULL) return true;
+    size_t C = (size_t)d->heads.C, stride = (size_t)d->stride, maxT = (size_t)d->options.max_seq_len;
+    for (int b = 0; b < B; b++) {
+        size_t slot = (size_t)level * (size_t)d->options.max_batch + (size_t)d->host_step[1 + b];
+        float* out = d->options.residuals + (slot * maxT + (size_t)d->host_step[0]) * C;
+        const float* x = d->x + (size_t)b * (size_t)T * stride;
+        if (!hip_ok(hipMemcpy2DAsync(out, C * sizeof(float), x, stride * sizeof(float), C * sizeof(float), (size_t)T,
+                                     hipMemcpyDeviceToHost, d->stream), "downloading the residual stream", error)) return false;
+    }
+    return true;
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Host: one pass through the model
@@ -1170,25 +1316,24 @@ static bool normalise(const Device* d, ParameterId weight, ParameterId bias, int
     return launched("starting a LayerNorm", error);
 }
 
-// att (rows, C) from q and this layer's cache.
-static bool attend(const Device* d, Heads heads, const float* keys, const float* values, int B, bool is_decode,
-                   Error* error) {
+template <int CACHE>
+static void launch_attention(const Device* d, Heads heads, const void* keys, const void* values, int B, bool is_decode) {
     unsigned slices = (unsigned)((heads.hs + HEAD_SLICE - 1) / HEAD_SLICE), NH = (unsigned)heads.NH;
+    dim3 threads(THREADS), rows((unsigned)(B * heads.T), NH, slices);
+    dim3 tiles((unsigned)(B * ((heads.T + QUERIES - 1) / QUERIES)), NH, slices);
     float score_scale = 1.0f / sqrtf((float)heads.hs);
     if (is_decode) {
-        hipLaunchKernelGGL(decode_attention, dim3((unsigned)(B * heads.T), NH, slices), dim3(THREADS), 0, d->stream,
-                           d->att, d->q, keys, values, d->step, heads, d->stride, score_scale);
+        hipLaunchKernelGGL((decode_attention<CACHE>), rows, threads, 0, d->stream, d->att, d->q, keys, values, d->step, heads, d->stride, score_scale);
     } else {
-        unsigned blocks = (unsigned)(B * ((heads.T + QUERIES - 1) / QUERIES));
-        hipLaunchKernelGGL(prefill_attention, dim3(blocks, NH, slices), dim3(THREADS), 0, d->stream, d->att, d->q, keys,
-                           values, d->step, heads, d->stride, score_scale);
+        hipLaunchKernelGGL((prefill_attention<CACHE>), tiles, threads, 0, d->stream, d->att, d->q, keys, values, d->step, heads, d->stride, score_scale);
     }
-    return launched("starting attention", error);
 }
 
-// Floats of one layer of the key or value cache.
-static size_t cache_layer(const Device* d) {
-    return (size_t)d->options.max_batch * (size_t)d->heads.NH * (size_t)d->heads.maxT * (size_t)d->heads.head_stride;
+// att (rows, C) from q and this layer's cache.
+static bool attend(const Device* d, Heads heads, const void* keys, const void* values, int B, bool is_decode, Error* error) {
+    if (cache_format(d->options.dtype) == DTYPE_F32) launch_attention<DTYPE_F32>(d, heads, keys, values, B, is_decode);
+    else launch_attention<DTYPE_F16>(d, heads, keys, values, B, is_decode);
+    return launched("starting attention", error);
 }
 
 static Output plain_output(OutputKind kind, float* out, int stride) {
@@ -1203,15 +1348,19 @@ static bool enqueue_layer(const Device* d, int layer, int B, int T, bool is_deco
     int C = d->heads.C, rows = B * T;
     Output qkv = plain_output(OUTPUT_QKV, d->q, 0), hidden = plain_output(OUTPUT_GELU, d->hidden, d->hidden_stride);
     Output residual = plain_output(OUTPUT_ADD, d->x, d->stride);
-    qkv.keys = d->keys + (size_t)layer * cache_layer(d), qkv.values = d->values + (size_t)layer * cache_layer(d);
+    qkv.keys = d->keys + (size_t)layer * cache_layer_bytes(d), qkv.values = d->values + (size_t)layer * cache_layer_bytes(d);
     qkv.step = d->step, qkv.heads = d->heads, qkv.heads.T = T;
     return normalise(d, LN1W, LN1B, layer, rows, rows, rows, 0, error) &&
            matmul(d, qkv, d->normed, QKVW, layer_vector(d, QKVB, layer), layer, rows, 3 * C, is_decode, error) &&
-           attend(d, qkv.heads, qkv.keys, qkv.values, B, is_decode, error) &&
+           mark(d, OPERATION_QKV, B, T, error) && attend(d, qkv.heads, qkv.keys, qkv.values, B, is_decode, error) &&
+           mark(d, OPERATION_ATTENTION, B, T, error) &&
            matmul(d, residual, d->att, ATTPROJW, layer_vector(d, ATTPROJB, layer), layer, rows, C, is_decode, error) &&
+           mark(d, OPERATION_ATTPROJ, B, T, error) &&
            normalise(d, LN2W, LN2B, layer, rows, rows, rows, 0, error) &&
            matmul(d, hidden, d->normed, FCW, layer_vector(d, FCB, layer), layer, rows, 4 * C, is_decode, error) &&
-           matmul(d, residual, d->hidden, FCPROJW, layer_vector(d, FCPROJB, layer), layer, rows, C, is_decode, error);
+           mark(d, OPERATION_FC, B, T, error) &&
+           matmul(d, residual, d->hidden, FCPROJW, layer_vector(d, FCPROJB, layer), layer, rows, C, is_decode, error) &&
+           mark(d, OPERATION_FCPROJ, B, T, error) && keep_residual(d, layer + 1, B, T, error);
 }
 
 // From the tokens in host_step to x (B * T, C) after the last layer.
@@ -1226,7 +1375,8 @@ static bool enqueue_chunk(const Device* d, int B, int T, bool is_decode, Error* 
         if (scales > 0 && !hip_ok(hipMemcpyAsync((void*)d->matrices[WTE].scales, d->host_scales, scales,
                                                  hipMemcpyHostToDevice, d->stream), "uploading embeddings", error)) return false;
     }
-    if (!embed_tokens(d, (int)rows, T, error)) return false;
+    if (!mark(d, NO_OPERATION, B, T, error) || !embed_tokens(d, (int)rows, T, error) ||
+        !mark(d, OPERATION_EMBED, B, T, error) || !keep_residual(d, 0, B, T, error)) return false;
     for (int l = 0; l < d->model->config.num_layers; l++) {
         if (!enqueue_layer(d, l, B, T, is_decode, error)) return false;
     }
@@ -1236,17 +1386,18 @@ static bool enqueue_chunk(const Device* d, int B, int T, bool is_decode, Error* 
 // The head for `rows` rows, `count` out of every `pitch` of x, starting at `first`: their logits on the card, or with
 // cpu_logits their hidden states in host_hidden once the stream has run.
 static bool enqueue_head(const Device* d, int rows, int count, int pitch, int first, Error* error) {
-    if (!normalise(d, LNFW, LNFB, 0, rows, count, pitch, first, error)) return false;
+    if (!mark(d, NO_OPERATION, 1, rows, error) || !normalise(d, LNFW, LNFB, 0, rows, count, pitch, first, error)) return false;
     if (!d->options.cpu_logits) {
         int V = d->model->config.vocab_size;
-        return matmul(d, plain_output(OUTPUT_STORE, d->logits, V), d->normed, WTE, NULL, 0, rows, V, true, error);
+        return matmul(d, plain_output(OUTPUT_STORE, d->logits, V), d->normed, WTE, NULL, 0, rows, V, true, error) &&
+               mark(d, OPERATION_HEAD, 1, rows, error);
     }
     return hip_ok(hipMemcpyAsync(d->host_hidden, d->normed, (size_t)rows * (size_t)d->stride * sizeof(float),
                                  hipMemcpyDeviceToHost, d->stream), "downloading hidden states", error);
 }
 
 static bool synchronise(const Device* d, Error* error) {
-    return hip_ok(hipStreamSynchronize(d->stream), "running the model", error);
+    return hip_ok(hipStreamSynchronize(d->stream), "running the model", error) && collect_times(d, error);
 }
 
 // Writes tokens `start` to `start + T` of each sequence of the run where enqueue_chunk expects them. With cpu_logits
@@ -1255,6 +1406,7 @@ static bool stage_tokens(Device* d, const TokenRun* run, int start, int T, Error
     size_t C = (size_t)d->heads.C;
     int* tokens = d->host_step + 1 + d->options.max_batch;
     d->host_step[0] = run->position + start;
+    if (d->timeline != NULL) d->timeline->num_marks = 0; // of a run that an error has ended
     for (int b = 0; b < run->B; b++) {
         d->host_step[1 + b] = run->slots[b];
         for (int t = 0; t < T; t++) tokens[b * T + t] = run->tokens[(size_t)b * (size_t)run->T + (size_t)(start + t)];
@@ -1285,7 +1437,13 @@ static bool fetch_logits(Device* d, float* logits, int rows, Error* error) {
     }
     if (!synchronise(d, error)) return false;
     for (int r = 1; r < rows; r++) memmove(d->host_hidden + (size_t)r * C, d->host_hidden + (size_t)r * (size_t)d->stride, C * sizeof(float));
-    return cpu_head(logits, d->host_hidden, rows, d->model, d->options.num_threads, error);
+    double start = seconds_now();
+    bool ok = cpu_head(logits, d->host_hidden, rows, d->model, d->options.num_threads, error);
+    if (d->timeline != NULL) {
+        CallShape shape = {1, rows, d->host_step[0]};
+        profile_add(d->options.profile, 0, OPERATION_HEAD, shape, seconds_now() - start, 0);
+    }
+    return ok;
 }
 
 // The logits of tokens `first` to T of each sequence of a chunk, which begins `offset` tokens after the first token of
@@ -1418,9 +1576,82 @@ static bool hip_fetch_logits(Device* d, int b, float* logits, Error* error) {
 static bool hip_copy_cache(Device* d, int to, int from, int length, Error* error) {
     if (to == from || length == 0) return true;
     dim3 blocks((unsigned)d->heads.NH, (unsigned)d->model->config.num_layers, 2);
-    hipLaunchKernelGGL(copy_slot, blocks, dim3(THREADS), 0, d->stream, d->keys, d->values, cache_layer(d), d->heads, to,
-                       from, length);
+    int PACK = PACK_BYTES / (int)dtype_size((DType)cache_format(d->options.dtype));
+    hipLaunchKernelGGL(copy_slot, blocks, dim3(THREADS), 0, d->stream, d->keys, d->values, PACK, d->heads,
+                       cache_layer_bytes(d) / PACK_BYTES, to, from, length);
     return launched("copying a cache", error) && synchronise(d, error);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What the card can do at most
+
+enum { READ_LOADS = 4, CHAINS = 16, ROOF_REPEATS = 7 };
+
+// Reads `count` packs, `passes` times. The sum is written where it is one number of 2^32, so that it must be computed.
+extern "C" __global__ void __launch_bounds__(THREADS) read_packs(unsigned* sum, const uint4* packs, size_t count, int passes) {
+    unsigned total = 0;
+    size_t step = (size_t)gridDim.x * THREADS;
+    for (; passes > 0; passes--) {
+        for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < count; i += READ_LOADS * step) {
+            uint4 raw[READ_LOADS];
+            for (int j = 0; j < READ_LOADS; j++) raw[j] = packs[min(i + (size_t)j * step, count - 1)];
+            for (int j = 0; j < READ_LOADS; j++) total += raw[j].x ^ raw[j].y ^ raw[j].z ^ raw[j].w;
+        }
+        __asm__ volatile("" : : : "memory"); // the next pass is to read again
+    }
+    if (total == 0x9e3779b9u) *sum = total;
+}
+
+// CHAINS independent chains of `rounds` multiply-adds in every thread.
+extern "C" __global__ void __launch_bounds__(THREADS) multiply_add_chains(unsigned* sum, int rounds) {
+    float chain[CHAINS], total = 0;
+    for (int i = 0; i < CHAINS; i++) chain[i] = (float)i;
+    for (; rounds > 0; rounds--) {
+#pragma unroll
+        for (int i = 0; i < CHAINS; i++) chain[i] = fmaf(chain[i], 0.5f, 1.0f);
+    }
+    for (int i = 0; i < CHAINS; i++) total += chain[i];
+    if (total < 0) *sum = 1; // never
+}
+
+// The most work per second that launch(work) does, when it is given enough of it to forget the launch.
+template <class Launch> static bool best_rate(double* rate, Launch launch, Error* error) {
+    const double long_enough = 10e-3; // seconds
+    int work = 1, repeats = 0;
+    *rate = 0;
+    while (repeats < ROOF_REPEATS) {
+        double start = seconds_now();
+        launch(work);
+        if (!launched("starting a measurement", error) || !hip_ok(hipStreamSynchronize(NULL), "measuring the GPU", error)) return false;
+        double seconds = seconds_now() - start;
+        bool is_long = seconds >= long_enough || work > INT_MAX / 2;
+        if (is_long) *rate = max(*rate, work / seconds), repeats++;
+        else work *= 2;
+    }
+    return true;
+}
+
+extern "C" bool gpt2_hip_measure(Roof* roof, int gpu, size_t working_set, Error* error) {
+    GpuInfo info;
+    void *packs = NULL, *sum = NULL;
+    size_t count = max((size_t)1, working_set / PACK_BYTES);
+    bool ok = hip_ok(hipSetDevice(gpu), "selecting the GPU", error) && gpt2_hip_info(&info, gpu, error) &&
+              hip_ok(hipMalloc(&packs, count * PACK_BYTES), "measuring the GPU", error) &&
+              hip_ok(hipMalloc(&sum, sizeof(unsigned)), "measuring the GPU", error) &&
+              hip_ok(hipMemset(packs, 1, count * PACK_BYTES), "measuring the GPU", error);
+    dim3 blocks(ok ? (unsigned)(8 * info.compute_units) : 1), threads(THREADS);
+    double passes = 0, rounds = 0;
+    ok = ok && best_rate(&passes, [&](int work) {
+             hipLaunchKernelGGL(read_packs, blocks, threads, 0, NULL, (unsigned*)sum, (const uint4*)packs, count, work);
+         }, error) && best_rate(&rounds, [&](int work) {
+             hipLaunchKernelGGL(multiply_add_chains, blocks, threads, 0, NULL, (unsigned*)sum, work);
+         }, error);
+    (void)hipFree(packs);
+    (void)hipFree(sum);
+    roof->working_set = working_set;
+    roof->bandwidth = passes * (double)(count * PACK_BYTES);
+    roof->f32 = roof->products = rounds * 2.0 * CHAINS * THREADS * blocks.x; // every weight is widened to f32
+    return ok;
 }
 
 // Filled in by a call, since a constant with these functions in it would be wanted on the card as well.
