@@ -703,8 +703,8 @@ int main(int argc, char** argv) {
     Error error;
     hold_standard_descriptors();
     text_open(&out, STDOUT_FILENO);
-    if (!options_parse(&options, argc, argv, &error)) return exit_with(EXIT_USAGE, &error);
     handle_signals();
+    if (!options_parse(&options, argc, argv, &error)) return exit_with(EXIT_USAGE, &error);
     bool ok = true;
     switch (options.action) {
     case ACTION_GENERATE: return run_generate(&options, &out);
