@@ -151,6 +151,7 @@ struct State {
     size_t memory_used = 0, memory_peak = 0;
     long calls = 0, launches = 0;                                // since the start
     long fail_call = from_environment("HIP_HOST_FAIL_CALL", -1); // the call with this number fails
+    bool is_lost_then = from_environment("HIP_HOST_LOST", 0) != 0; // and all that follow it
     hipError_t fail_with = hipErrorLaunchFailure;
     hipError_t last_error = hipSuccess;
     std::mutex mutex;                           // of the allocations
@@ -452,10 +453,20 @@ inline Pool& pool() {
     return p;
 }
 
+// Creates the file that HIP_HOST_FAIL_MARK names, if it does: a program that looks on learns that the call was reached.
+inline void leave_mark() {
+    const char* mark = getenv("HIP_HOST_FAIL_MARK");
+    FILE* file = mark != nullptr ? fopen(mark, "w") : nullptr;
+    if (file != nullptr) fclose(file);
+}
+
 // Every call of the API begins here: it is counted, and fails if a test said so.
 inline hipError_t call() {
     State& s = state();
-    return s.calls++ == s.fail_call ? s.last_error = s.fail_with : hipSuccess;
+    long number = s.calls++;
+    if (number == s.fail_call) leave_mark();
+    bool fails = number == s.fail_call || (s.is_lost_then && s.fail_call >= 0 && number > s.fail_call);
+    return fails ? s.last_error = s.fail_with : hipSuccess;
 }
 
 inline hipError_t enqueue(hipStream_t stream, std::function<hipError_t()> work) {
