@@ -121,7 +121,8 @@ static double layernorm_difference(Random* random, int C) {
            bias = random->floats((size_t)C, 1);
     Card<float> card_in(pad_rows(in, 8, C)), card_weight(weight), card_bias(bias);
     Card<float> out(Floats((size_t)(rows * padded(C)), 0.0f));
-    hipLaunchKernelGGL(layernorm, dim3(rows), dim3(THREADS), 0, NULL, out.data, card_in.data, card_weight.data,
+    Activation activation = {out.data, DTYPE_F32};
+    hipLaunchKernelGGL(layernorm, dim3(rows), dim3(THREADS), 0, NULL, activation, card_in.data, card_weight.data,
                        card_bias.data, C, padded(C), count, pitch, first);
     Doubles truth((size_t)(rows * padded(C)), 0.0);
     for (int r = 0; r < rows; r++) {
@@ -215,19 +216,19 @@ static double matmul_difference(Random* random, DType dtype, int rows, int C, in
     memset((void*)&device, 0, sizeof device);
     Matrix matrix = {data.data, scales.data};
     Output output = plain_output(kind, out.data, OC);
+    Activation activation = {card_in.data, DTYPE_F32};
     switch (dtype) {
     case DTYPE_F32:
-        launch_matmul<DTYPE_F32>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode);
+        launch_matmul<DTYPE_F32>(&device, output, activation, matrix, card_bias.data, rows, padded(C), OC, is_decode);
         break;
     case DTYPE_BF16:
-        launch_matmul<DTYPE_BF16>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC,
-                                  is_decode);
+        launch_matmul<DTYPE_BF16>(&device, output, activation, matrix, card_bias.data, rows, padded(C), OC, is_decode);
         break;
     case DTYPE_F16:
-        launch_matmul<DTYPE_F16>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode);
+        launch_matmul<DTYPE_F16>(&device, output, activation, matrix, card_bias.data, rows, padded(C), OC, is_decode);
         break;
     default:
-        launch_matmul<DTYPE_Q8>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode);
+        launch_matmul<DTYPE_Q8>(&device, output, activation, matrix, card_bias.data, rows, padded(C), OC, is_decode);
         break;
     }
     Doubles truth((size_t)(rows * OC));
@@ -241,6 +242,138 @@ static double matmul_difference(Random* random, DType dtype, int rows, int C, in
         }
     }
     return difference(out.read().data(), truth.data(), truth.size());
+}
+
+// What a matrix instruction gets of x, and the largest share of x that this loses.
+static float rounded(float x, DType dtype) {
+    return dtype == DTYPE_F16 ? f16_to_f32(f32_to_f16(x)) : bf16_to_f32(f32_to_bf16(x));
+}
+static double rounding(DType dtype) {
+    return dtype == DTYPE_F16 ? 0x1p-11 : 0x1p-8 / (1 + 0x1p-8); // of 8 bits, less than half of the last
+}
+
+// How matrix_matmul did, in the worst of its outputs.
+struct MatrixVerdict {
+    double computed; // relative to the largest: the difference from the product of what it was given
+    double
+        rounded; // in bounds: the difference from the product before rounding, bound = rounding x the sum of |in · weight|
+    bool is_untouched; // what lies between the rows of its output
+    bool is_same;      // every tile size gives the same bits
+};
+
+// One product in the tiles of SIZE. Returns the (rows, OC + 3) outputs.
+template <class Shape, int SIZE>
+static Floats run_matrix_matmul(DType dtype, const Output& output, const uint16_t* in, Matrix weight, const float* bias,
+                                int rows, int stride, int OC) {
+    Device device;
+    memset((void*)&device, 0, sizeof device);
+    device.matrix_lanes = Shape::LANES;
+    if (dtype == DTYPE_BF16) launch_tiles<Shape, DTYPE_BF16, SIZE>(&device, output, in, weight, bias, rows, stride, OC);
+    else if (dtype == DTYPE_F16)
+        launch_tiles<Shape, DTYPE_F16, SIZE>(&device, output, in, weight, bias, rows, stride, OC);
+    else launch_tiles<Shape, DTYPE_Q8, SIZE>(&device, output, in, weight, bias, rows, stride, OC);
+    need(hipGetLastError(), "matrix_matmul");
+    size_t n = (size_t)rows * (size_t)output.stride;
+    bool is_wide = output.kind != OUTPUT_GELU;
+    std::vector<char> bytes(n * (is_wide ? 4 : 2));
+    need(hipMemcpy(bytes.data(), is_wide ? output.out : output.hidden.data, bytes.size(), hipMemcpyDeviceToHost),
+         "hipMemcpy");
+    Floats out(n);
+    row_to_f32(out.data(), bytes.data(), is_wide ? DTYPE_F32 : (DType)output.hidden.format, n);
+    return out;
+}
+
+template <class Shape>
+static MatrixVerdict judge_matrix_matmul(Random* random, DType dtype, int rows, int C, int OC, OutputKind kind) {
+    const int stride = OC + 3;
+    const float CANARY = 77;
+    DType format = (DType)matrix_format(dtype);
+    RandomMatrix weight(random, dtype, OC, C);
+    Floats in = random->floats((size_t)(rows * C), 1), bias = random->floats((size_t)OC, 1);
+    Floats before((size_t)(rows * stride), kind == OUTPUT_ADD ? 0.5f : NAN), wide = pad_rows(in, rows, C);
+    std::vector<uint16_t> narrow(wide.size()), hidden(before.size());
+    row_from_f32(narrow.data(), NULL, wide.data(), format, wide.size());
+    for (int m = 0; m < rows; m++) {
+        for (int o = OC; o < stride; o++) before[(size_t)(m * stride + o)] = CANARY;
+    }
+    row_from_f32(hidden.data(), NULL, before.data(), format, before.size());
+    Card<char> data(weight.data);
+    Card<uint16_t> scales(weight.scales), card_in(narrow);
+    Card<float> card_bias(bias);
+    Matrix matrix = {data.data, scales.data};
+    Floats outs[3];
+    for (int i = 0; i < 3; i++) {
+        Card<float> out(before);
+        Card<uint16_t> card_hidden(hidden);
+        Output output = plain_output(kind, out.data, stride);
+        output.hidden.data = card_hidden.data, output.hidden.format = format;
+        outs[i] = i == 0   ? run_matrix_matmul<Shape, 128>(dtype, output, card_in.data, matrix, card_bias.data, rows,
+                                                         padded(C), OC)
+                  : i == 1 ? run_matrix_matmul<Shape, 64>(dtype, output, card_in.data, matrix, card_bias.data, rows,
+                                                          padded(C), OC)
+                           : run_matrix_matmul<Shape, 32>(dtype, output, card_in.data, matrix, card_bias.data, rows,
+                                                          padded(C), OC);
+    }
+    MatrixVerdict verdict = {0, 0, true, outs[0] == outs[1] && outs[1] == outs[2]};
+    double largest = 0, worst = 0;
+    for (int m = 0; m < rows; m++) {
+        for (int o = 0; o < stride; o++) {
+            double found = (double)outs[0][(size_t)(m * stride + o)];
+            if (o >= OC) {
+                verdict.is_untouched &= found == (double)rounded(CANARY, format);
+                continue;
+            }
+            double exact = (double)bias[(size_t)o], given = exact, magnitude = 0;
+            for (int c = 0; c < C; c++) {
+                double x = (double)in[(size_t)(m * C + c)], w = (double)weight.exact[(size_t)(o * C + c)];
+                exact += x * w, given += (double)rounded((float)x, format) * w, magnitude += fabs(x * w);
+            }
+            double bound = rounding(format) * magnitude + 1e-6;
+            if (kind == OUTPUT_GELU) { // its slope is below 1.13; the result is rounded as well
+                exact = exact_gelu(exact), given = exact_gelu(given);
+                bound = 1.13 * bound + rounding(format) * (fabs(exact) + 1.13 * bound);
+                given = fabs(found - given) <= rounding(format) * fabs(given) * 1.001 + 1e-6 ? found : given;
+            }
+            if (kind == OUTPUT_ADD) exact += 0.5, given += 0.5;
+            worst = fmax(worst, found == found ? fabs(found - given) : UNEQUAL);
+            verdict.rounded = fmax(verdict.rounded, found == found ? fabs(found - exact) / bound : UNEQUAL);
+            largest = fmax(largest, fabs(given));
+        }
+    }
+    verdict.computed = worst / largest;
+    return verdict;
+}
+
+template <class Shape> static void check_matrix_shape(Tests* t, Random* random, const char* name) {
+    const int sizes[][3] = {{9, 15, 9}, {17, 64, 67}, {63, 96, 33}, {64, 45, 128}, {65, 160, 24}, {130, 32, 131}};
+    const DType dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_Q8};
+    const OutputKind kinds[] = {OUTPUT_STORE, OUTPUT_GELU, OUTPUT_ADD};
+    for (int d = 0; d < 3; d++) {
+        MatrixVerdict all = {0, 0, true, true};
+        for (int s = d; s < 6; s += d == 0 ? 1 : 2) { // bf16 takes them all
+            MatrixVerdict one = judge_matrix_matmul<Shape>(random, dtypes[d], sizes[s][0], sizes[s][1], sizes[s][2],
+                                                           kinds[(s + d) % 3]);
+            all.computed = fmax(all.computed, one.computed), all.rounded = fmax(all.rounded, one.rounded);
+            all.is_untouched &= one.is_untouched, all.is_same &= one.is_same;
+        }
+        test_check(
+            t, all.computed < 4e-6 && all.rounded <= 1 && all.is_untouched && all.is_same,
+            "matrix_matmul in %s by %s, 9 to 130 rows, 15 to 160 columns, 9 to 131 outputs: the product of the "
+            "rounded numbers within 4e-6: %.1e; at most %.2f of what rounding may lose; nothing else is written; "
+            "the same bits in tiles of 128, 64 and 32",
+            dtype_names[dtypes[d]], name, all.computed, all.rounded);
+    }
+}
+
+static void check_matrix_shapes(Tests* t, Random* random) {
+#ifdef HIP_HOST_RUNTIME_H
+    if (hip_host::state().wave_size == 64) return check_matrix_shape<Mfma>(t, random, "MFMA");
+    check_matrix_shape<Wmma11>(t, random, "gfx11's WMMA");
+    check_matrix_shape<Wmma12>(t, random, "gfx12's WMMA");
+    check_matrix_shape<MmaSync>(t, random, "mma.sync");
+#else
+    check_matrix_shape<NativeShape>(t, random, "the card's own instruction");
+#endif
 }
 
 // Attention over random caches beside matrices of the format, for B sequences in crossed slots.
@@ -391,14 +524,18 @@ static void check_shape(Tests* t, const GPT2Config& config, DType dtype) {
             Floats logits = run_tokens(d, tokens, at, at + n, 0, n, V);
             steps.insert(steps.end(), logits.begin(), logits.end());
         }
+        d->matrix_lanes = 0;
+        Floats plain = run_tokens(d, tokens, 0, T, 0, T, V);
         double prefill = difference(whole.data(), truth.data(), truth.size());
         double decode = difference(steps.data(), &truth[(size_t)(half * V)], steps.size());
+        double unrounded = difference(plain.data(), truth.data(), truth.size());
         double bound = dtype == DTYPE_F32 ? 1e-5 : 1e-3; // a cache in 16 bits rounds
-        test_check(t, prefill < bound && decode < bound && whole == again,
+        double rounded_bound = dtype == DTYPE_F32 ? 1e-5 : dtype == DTYPE_BF16 ? 2e-2 : 5e-3; // and so do activations
+        test_check(t, prefill < rounded_bound && decode < rounded_bound && unrounded < bound && whole == again,
                    "C %d, %d heads of %d, V %d, %d layers, T %d, %s: logits within %.0e of float64, prefill %.1e, "
-                   "decode %.1e; twice the same bits",
+                   "decode behind it %.1e; within %.0e without matrix instructions: %.1e; twice the same bits",
                    config.channels, config.num_heads, config.channels / config.num_heads, V, config.num_layers, T,
-                   dtype_names[dtype], bound, prefill, decode);
+                   dtype_names[dtype], rounded_bound, prefill, decode, bound, unrounded);
     }
     gpt2_hip.close(d);
     reference_model_free(&model);
@@ -657,6 +794,7 @@ static void check_checker(Tests* t) {
 static void check_device(Tests* t) {
     Random random = {11};
     check_kernels(t, &random);
+    check_matrix_shapes(t, &random);
     check_shapes(t);
     check_equalities(t);
     check_picks(t);
