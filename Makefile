@@ -71,7 +71,7 @@ endif
 
 MODULES  := checkpoint device dtype gpt2_cpu huggingface mapped_file model model_paths operations output_file profile safetensors sampler \
             tokenizer utils weights
-FRONT    := estimate info list_devices machine npy operation_table options print profile_report prompt report \
+FRONT    := estimate info list_devices machine npy open_device operation_table options print profile_report prompt report \
             report_json score text_output trace verify
 TESTS    := checkpoint cli dtype hostile huggingface inside kernels model sampler surroundings tokenizer
 SUPPORT  := reference toy_checkpoint

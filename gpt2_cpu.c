@@ -17,9 +17,9 @@
 #include "cpu_kernels.h"
 #include "cpu_variants.h"
 
-// Tokens of a prompt that pass through the layers together. Weights are read once per chunk: with 128 rows the
-// arithmetic takes several times as long as the reading.
-enum { CHUNK = 128 };
+// Tokens of a prompt that pass through the layers together, at most. Weights are read, and put into panels, once per
+// chunk: with 256 rows that is some percent of the arithmetic.
+enum { CHUNK = 256 };
 
 // Up to this many rows each thread packs all activations for itself: cheaper than sharing the work and then waiting.
 enum { ROWS_PACKED_ALONE = 4 };
@@ -132,12 +132,13 @@ struct Device {
     float* qkv;   // (R, 3C)
     float* att;   // (R, C) what the heads found
     float* fc;    // (R, 4C)
-    char* packed; // (R) packed rows of up to 4C elements
+    char* packed; // (R rounded up to groups) packed rows of up to 4C elements
     // scratch of each thread
     float* row;    // (num_threads, 4C) one normalised row
     char* alone;   // (num_threads, ROWS_PACKED_ALONE) packed rows
     float* scores; // (num_threads, ATTENTION_MAX_QUERIES, maxT rounded up)
-    size_t packed_bytes, scores_floats;
+    char* panel;   // (num_threads) panels of weights with up to 4C elements in a row, or NULL
+    size_t packed_bytes, scores_floats, panel_bytes;
     Barrier barrier;
     Profile* profile; // or NULL
     float* residuals; // (L + 1, max_batch, maxT, C) of the caller, or NULL
@@ -146,7 +147,7 @@ struct Device {
 
 static void cpu_close(Device* d) {
     if (d == NULL) return;
-    void* blocks[] = {d->cache, d->x, d->qkv, d->att, d->fc, d->packed, d->row, d->alone, d->scores};
+    void* blocks[] = {d->cache, d->x, d->qkv, d->att, d->fc, d->packed, d->row, d->alone, d->scores, d->panel};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) free(blocks[i]);
     free(d);
 }
@@ -170,15 +171,19 @@ static bool cpu_allocate(Device* d, Error* error) {
     size_t long_row = d->kernels->packed_row_bytes(d->model->dtype, 4 * C);
     d->packed_bytes = short_row > long_row ? short_row : long_row;
     d->scores_floats = ATTENTION_MAX_QUERIES * round_up(T, KEY_BLOCK);
+    size_t short_panel = d->kernels->panel_bytes(d->model->dtype, C);
+    size_t long_panel = d->kernels->panel_bytes(d->model->dtype, 4 * C);
+    d->panel_bytes = R < TALL_PRODUCT ? 0 : short_panel > long_panel ? short_panel : long_panel;
     return (d->cache = allocate(heads, d->key_bytes + d->value_bytes, "KV cache (a smaller -n, --ctx or -b needs less)",
                                 error)) &&
            (d->x = allocate(R, C * sizeof(float), "activations", error)) &&
            (d->qkv = allocate(R, 3 * C * sizeof(float), "activations", error)) &&
            (d->att = allocate(R, C * sizeof(float), "activations", error)) &&
            (d->fc = allocate(R, 4 * C * sizeof(float), "activations", error)) &&
-           (d->packed = allocate(R, d->packed_bytes, "activations", error)) &&
+           (d->packed = allocate(round_up(R, d->kernels->group_rows), d->packed_bytes, "activations", error)) &&
            (d->row = allocate(threads, 4 * C * sizeof(float), "activations", error)) &&
            (d->alone = allocate(threads * ROWS_PACKED_ALONE, d->packed_bytes, "activations", error)) &&
+           (d->panel_bytes == 0 || (d->panel = allocate(threads, d->panel_bytes, "panels of weights", error))) &&
            (d->scores = allocate(threads, d->scores_floats * sizeof(float),
                                  "attention scores (a smaller --ctx or -t needs less)", error));
 }
@@ -315,21 +320,32 @@ typedef struct {
     const float *weight, *bias; // (C)
 } Norm;
 
+// Packs row r of inp (R, C), normalised, into out.
+static void pack_row(const Stage* s, void* out, const float* inp, size_t r, size_t C, Norm norm) {
+    const Device* d = s->d;
+    const float* in = inp + r * C;
+    float* row = d->row + (size_t)s->thread * 4 * (size_t)d->model->config.channels; // (C)
+    if (norm.weight != NULL) d->kernels->layernorm(row, in, norm.weight, norm.bias, C);
+    d->kernels->pack_row(out, norm.weight != NULL ? row : in, d->model->dtype, C);
+}
+
 // Packs R rows of inp (R, C), normalised, for a product with the model's matrices. Few rows: every thread packs all
-// of them into its own scratch. Many: each packs its share into the common block and waits for the others. Returns
-// where the packed rows are.
-static const void* pack(const Stage* s, const float* inp, size_t R, size_t C, Norm norm) {
+// of them into its own scratch. Many: each packs its share into the common block, in groups for a tall product, and
+// waits for the others. Returns where the packed rows are.
+static const void* pack(const Stage* s, const float* inp, size_t R, size_t C, Norm norm, bool is_tall) {
     Device* d = s->d;
     DType dtype = d->model->dtype;
     bool alone = R <= ROWS_PACKED_ALONE;
-    char* out = alone ? d->alone + (size_t)s->thread * ROWS_PACKED_ALONE * d->packed_bytes : d->packed;
-    size_t bytes = d->kernels->packed_row_bytes(dtype, C), begin = 0, end = R;
-    float* row = d->row + (size_t)s->thread * 4 * (size_t)d->model->config.channels;
-    if (!alone) share(s, R, 1, &begin, &end);
+    char* mine = d->alone + (size_t)s->thread * ROWS_PACKED_ALONE * d->packed_bytes;
+    char* out = alone ? mine : d->packed;
+    size_t bytes = d->kernels->packed_row_bytes(dtype, C), begin = 0, end = R, group = d->kernels->group_rows;
+    if (!alone) share(s, R, is_tall ? group : 1, &begin, &end);
     for (size_t r = begin; r < end; r++) {
-        const float* in = inp + r * C;
-        if (norm.weight != NULL) d->kernels->layernorm(row, in, norm.weight, norm.bias, C);
-        d->kernels->pack_row(out + r * bytes, norm.weight != NULL ? row : in, dtype, C);
+        pack_row(s, is_tall ? mine : out + r * bytes, inp, r, C, norm);
+        if (is_tall) d->kernels->group_row(out + r / group * group * bytes, r % group, mine, dtype, C);
+    }
+    for (size_t r = end; is_tall && end == R && r < round_up(R, group); r++) {
+        d->kernels->group_row(out + r / group * group * bytes, r % group, NULL, dtype, C);
     }
     if (!alone) stage_barrier(s);
     return out;
@@ -338,10 +354,17 @@ static const void* pack(const Stage* s, const float* inp, size_t R, size_t C, No
 // out (R, OC) = epilogue(norm(inp) (R, C) · weightᵀ + bias): this thread's columns, then the barrier.
 static void linear(const Stage* s, float* out, const float* inp, Norm norm, const Tensor* weight, const float* bias,
                    size_t R, size_t C, size_t OC, Epilogue epilogue) {
-    const void* packed = pack(s, inp, R, C, norm);
+    const Device* d = s->d;
+    bool is_tall = R >= TALL_PRODUCT && d->panel_bytes > 0;
+    const void* packed = pack(s, inp, R, C, norm, is_tall);
     size_t begin, end;
-    share(s, OC, 16, &begin, &end); // 16 floats: threads do not write to the same cache line
-    s->d->kernels->matmul(out, packed, weight, bias, R, C, OC, begin, end, epilogue);
+    share(s, OC, is_tall ? TALL_PRODUCT_COLUMNS : 16, &begin, &end); // 16 floats: no two threads write to a cache line
+    if (is_tall) {
+        float* panel = (float*)(void*)(d->panel + (size_t)s->thread * d->panel_bytes);
+        d->kernels->matmul_tall(out, packed, weight, bias, R, C, OC, begin, end, epilogue, panel);
+    } else {
+        d->kernels->matmul(out, packed, weight, bias, R, C, OC, begin, end, epilogue);
+    }
     stage_barrier(s);
 }
 
@@ -435,7 +458,9 @@ static void chunk_forward(const Stage* s, float* logits, size_t logits_stride, i
 static bool cpu_forward(Device* d, const TokenRun* run, int num_logits, float* logits, Error* error) {
     if (!token_run_check(run, d->model, d->max_batch, d->max_seq_len, num_logits, error)) return false;
     size_t V = (size_t)d->model->config.vocab_size;
-    int first_wanted = run->T - num_logits, longest = (int)d->max_rows / run->B;
+    int longest = (int)d->max_rows / run->B, first_wanted = run->T - num_logits;
+    int chunks = (run->T + longest - 1) / longest; // about equally long
+    longest = (run->T + chunks - 1) / chunks;
     for (int t = 0; t < run->T; t += longest) {
         int T = run->T - t < longest ? run->T - t : longest;
         int skipped = first_wanted > t ? first_wanted - t : 0; // tokens of this chunk without logits

@@ -19,6 +19,7 @@
 #include <hip/hip_runtime.h>
 
 #include <float.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -1165,14 +1166,29 @@ static bool launched(const char* kernel, Error* error) { return hip_ok(hipGetLas
 // ---------------------------------------------------------------------------------------------------------------------
 // Host: the device and its memory
 
+// A point of the stream for a profile: where an operation ends, or (NO_OPERATION) where the next one begins.
+enum { NO_OPERATION = -1 };
+struct Mark {
+    hipEvent_t event;
+    int operation;
+    CallShape shape;
+};
+
+// What has been enqueued since the stream was last waited for.
+struct Timeline {
+    Mark* marks; // (capacity)
+    int num_marks, capacity;
+};
+
 struct Device {
     const GPT2Model* model;
     DeviceOptions options;
+    Timeline* timeline; // NULL: nothing is timed
     char description[320];
     hipStream_t stream;
     hipGraphExec_t graph; // a decode step of graph_B sequences with its pick, or NULL
     int graph_B;
-    bool has_no_graphs;   // the runtime refused to capture one
+    bool has_no_graphs;   // the runtime refused to capture one, or the steps are looked into
     bool is_out_of_memory; // the last allocation found no room
     void* allocations[MAX_ALLOCATIONS];
     void* host_allocations[MAX_ALLOCATIONS];
@@ -1399,8 +1415,33 @@ static bool probe_card(Device* d, int* wave_size, Error* error) {
                 d->options.gpu, *wave_size);
 }
 
+static void close_timeline(Timeline* timeline) {
+    if (timeline == NULL) return;
+    for (int i = 0; i < timeline->capacity; i++) {
+        if (timeline->marks[i].event != NULL) (void)hipEventDestroy(timeline->marks[i].event);
+    }
+    free(timeline->marks);
+    free(timeline);
+}
+
+// Room for the marks of one chunk: a beginning, the embedding, five operations per layer, and a beginning and an end of
+// the head.
+static bool open_timeline(Device* d, Error* error) {
+    Timeline* timeline = d->timeline = (Timeline*)allocate(1, sizeof *timeline, "profile", error);
+    if (timeline == NULL) return false;
+    int capacity = 4 + (NUM_OPERATIONS - 2) * d->model->config.num_layers;
+    timeline->num_marks = timeline->capacity = 0;
+    timeline->marks = (Mark*)allocate((size_t)capacity, sizeof *timeline->marks, "profile", error);
+    if (timeline->marks == NULL) return false;
+    for (; timeline->capacity < capacity; timeline->capacity++) {
+        if (!hip_ok(hipEventCreate(&timeline->marks[timeline->capacity].event), "creating an event", error)) return false;
+    }
+    return true;
+}
+
 static void hip_close(Device* d) {
     if (d == NULL) return;
+    close_timeline(d->timeline);
     if (d->graph != NULL) (void)hipGraphExecDestroy(d->graph);
     card_free_from(d, 0);
     while (d->num_host_allocations > 0) (void)hipHostFree(d->host_allocations[--d->num_host_allocations]);
@@ -1470,8 +1511,8 @@ static bool hip_open_device(Device* d, Error* error) {
     const char* head_note;
     if (!hip_ok(hipSetDevice(d->options.gpu), "selecting the GPU", error) ||
         !gpt2_hip_info(&info, d->options.gpu, error) || !hip_ok(hipStreamCreate(&d->stream), "creating a stream", error) ||
-        !plan_memory(d, error) || !probe_card(d, &wave_size, error) ||
-        !plan_matrix_products(d, error) || !upload_weights(d, error) ||
+        (d->options.profile != NULL && !open_timeline(d, error)) || !plan_memory(d, error) ||
+        !probe_card(d, &wave_size, error) || !plan_matrix_products(d, error) || !upload_weights(d, error) ||
         !plan_head(d, &head_note, error)) {
         return false;
     }
@@ -1495,6 +1536,7 @@ static Device* hip_open(const GPT2Model* model, const DeviceOptions* options, Er
     size_t most_rows = (size_t)options->max_batch * (size_t)options->max_seq_len;
     d->max_rows = max(options->max_batch, (int)min((size_t)PREFILL_ROWS, most_rows));
     d->head_rows = min(d->max_rows, max(options->max_batch, (int)DECODE_ROWS));
+    d->has_no_graphs = options->profile != NULL || options->residuals != NULL;
     if (!hip_open_device(d, error)) {
         hip_close(d);
         return NULL;
@@ -1503,6 +1545,49 @@ static Device* hip_open(const GPT2Model* model, const DeviceOptions* options, Er
 }
 
 static const char* hip_describe(const Device* d) { return d->description; }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Host: looking inside
+
+// For the profile: the operation on B * T rows that has just been enqueued ends here.
+static bool mark(const Device* d, int operation, int B, int T, Error* error) {
+    Timeline* timeline = d->timeline;
+    if (timeline == NULL) return true;
+    Mark* m = &timeline->marks[timeline->num_marks++];
+    m->operation = operation;
+    m->shape.B = B, m->shape.T = T, m->shape.position = d->host_step[0];
+    return hip_ok(hipEventRecord(m->event, d->stream), "taking the time", error);
+}
+
+// After the stream has been waited for: records how long the marked operations took, and forgets them.
+static bool collect_times(const Device* d, Error* error) {
+    Timeline* timeline = d->timeline;
+    if (timeline == NULL) return true;
+    for (int i = 1; i < timeline->num_marks; i++) {
+        const Mark* m = &timeline->marks[i];
+        float milliseconds = 0;
+        if (m->operation == NO_OPERATION) continue;
+        if (!hip_ok(hipEventElapsedTime(&milliseconds, timeline->marks[i - 1].event, m->event), "reading the time", error)) return false;
+        profile_add(d->options.profile, 0, (Operation)m->operation, m->shape, 1e-3 * (double)milliseconds, 0);
+    }
+    timeline->num_marks = 0;
+    return true;
+}
+
+// If it was asked for, copies the residual stream of B sequences of T new tokens to DeviceOptions.residuals: at level 0
+// as the embedding made it, at level l as layer l - 1 left it.
+static bool keep_residual(const Device* d, int level, int B, int T, Error* error) {
+    if (d->options.residuals == NULL) return true;
+    size_t C = (size_t)d->heads.C, stride = (size_t)d->stride, maxT = (size_t)d->options.max_seq_len;
+    for (int b = 0; b < B; b++) {
+        size_t slot = (size_t)level * (size_t)d->options.max_batch + (size_t)d->host_step[1 + b];
+        float* out = d->options.residuals + (slot * maxT + (size_t)d->host_step[0]) * C;
+        const float* x = d->x + (size_t)b * (size_t)T * stride;
+        if (!hip_ok(hipMemcpy2DAsync(out, C * sizeof(float), x, stride * sizeof(float), C * sizeof(float), (size_t)T,
+                                     hipMemcpyDeviceToHost, d->stream), "downloading the residual stream", error)) return false;
+    }
+    return true;
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Host: one pass through the model
@@ -1664,11 +1749,15 @@ static bool enqueue_layer(const Device* d, int layer, int B, int T, bool is_deco
     hidden.hidden = a.hidden;
     return normalise(d, a.normed, LN1W, LN1B, layer, rows, rows, rows, 0, error) &&
            matmul(d, qkv, a.normed, QKVW, layer_vector(d, QKVB, layer), layer, rows, 3 * C, is_decode, error) &&
-           attend(d, qkv.heads, qkv.keys, qkv.values, B, is_decode, error) &&
+           mark(d, OPERATION_QKV, B, T, error) && attend(d, qkv.heads, qkv.keys, qkv.values, B, is_decode, error) &&
+           mark(d, OPERATION_ATTENTION, B, T, error) &&
            matmul(d, residual, a.att, ATTPROJW, layer_vector(d, ATTPROJB, layer), layer, rows, C, is_decode, error) &&
+           mark(d, OPERATION_ATTPROJ, B, T, error) &&
            normalise(d, a.normed, LN2W, LN2B, layer, rows, rows, rows, 0, error) &&
            matmul(d, hidden, a.normed, FCW, layer_vector(d, FCB, layer), layer, rows, 4 * C, is_decode, error) &&
-           matmul(d, residual, a.hidden, FCPROJW, layer_vector(d, FCPROJB, layer), layer, rows, C, is_decode, error);
+           mark(d, OPERATION_FC, B, T, error) &&
+           matmul(d, residual, a.hidden, FCPROJW, layer_vector(d, FCPROJB, layer), layer, rows, C, is_decode, error) &&
+           mark(d, OPERATION_FCPROJ, B, T, error) && keep_residual(d, layer + 1, B, T, error);
 }
 
 // From the tokens in host_step to x (B * T, C) after the last layer.
@@ -1683,7 +1772,8 @@ static bool enqueue_chunk(const Device* d, int B, int T, bool is_decode, Error* 
         if (scales > 0 && !hip_ok(hipMemcpyAsync((void*)d->matrices[WTE].scales, d->host_scales, scales,
                                                  hipMemcpyHostToDevice, d->stream), "uploading embeddings", error)) return false;
     }
-    if (!embed_tokens(d, (int)rows, T, error)) return false;
+    if (!mark(d, NO_OPERATION, B, T, error) || !embed_tokens(d, (int)rows, T, error) ||
+        !mark(d, OPERATION_EMBED, B, T, error) || !keep_residual(d, 0, B, T, error)) return false;
     for (int l = 0; l < d->model->config.num_layers; l++) {
         if (!enqueue_layer(d, l, B, T, is_decode, error)) return false;
     }
@@ -1693,17 +1783,19 @@ static bool enqueue_chunk(const Device* d, int B, int T, bool is_decode, Error* 
 // The head for `rows` rows, `count` out of every `pitch` of x, starting at `first`: their logits on the card, or with
 // cpu_logits their hidden states in host_hidden once the stream has run.
 static bool enqueue_head(const Device* d, int rows, int count, int pitch, int first, Error* error) {
-    if (!normalise(d, activations(d, true).normed, LNFW, LNFB, 0, rows, count, pitch, first, error)) return false;
+    Activation normed = activations(d, true).normed;
+    if (!mark(d, NO_OPERATION, 1, rows, error) || !normalise(d, normed, LNFW, LNFB, 0, rows, count, pitch, first, error)) return false;
     if (!d->options.cpu_logits) {
         int V = d->model->config.vocab_size;
-        return matmul(d, plain_output(OUTPUT_STORE, d->logits, V), activations(d, true).normed, WTE, NULL, 0, rows, V, true, error);
+        return matmul(d, plain_output(OUTPUT_STORE, d->logits, V), normed, WTE, NULL, 0, rows, V, true, error) &&
+               mark(d, OPERATION_HEAD, 1, rows, error);
     }
     return hip_ok(hipMemcpyAsync(d->host_hidden, d->normed, (size_t)rows * (size_t)d->stride * sizeof(float),
                                  hipMemcpyDeviceToHost, d->stream), "downloading hidden states", error);
 }
 
 static bool synchronise(const Device* d, Error* error) {
-    return hip_ok(hipStreamSynchronize(d->stream), "running the model", error);
+    return hip_ok(hipStreamSynchronize(d->stream), "running the model", error) && collect_times(d, error);
 }
 
 // Writes tokens `start` to `start + T` of each sequence of the run where enqueue_chunk expects them. With cpu_logits
@@ -1712,6 +1804,7 @@ static bool stage_tokens(Device* d, const TokenRun* run, int start, int T, Error
     size_t C = (size_t)d->heads.C;
     int* tokens = d->host_step + 1 + d->options.max_batch;
     d->host_step[0] = run->position + start;
+    if (d->timeline != NULL) d->timeline->num_marks = 0; // of a run that an error has ended
     for (int b = 0; b < run->B; b++) {
         d->host_step[1 + b] = run->slots[b];
         for (int t = 0; t < T; t++) tokens[b * T + t] = run->tokens[(size_t)b * (size_t)run->T + (size_t)(start + t)];
@@ -1742,7 +1835,13 @@ static bool fetch_logits(Device* d, float* logits, int rows, Error* error) {
     }
     if (!synchronise(d, error)) return false;
     for (int r = 1; r < rows; r++) memmove(d->host_hidden + (size_t)r * C, d->host_hidden + (size_t)r * (size_t)d->stride, C * sizeof(float));
-    return cpu_head(logits, d->host_hidden, rows, d->model, d->options.num_threads, error);
+    double start = seconds_now();
+    bool ok = cpu_head(logits, d->host_hidden, rows, d->model, d->options.num_threads, error);
+    if (d->timeline != NULL) {
+        CallShape shape = {1, rows, d->host_step[0]};
+        profile_add(d->options.profile, 0, OPERATION_HEAD, shape, seconds_now() - start, 0);
+    }
+    return ok;
 }
 
 // The logits of tokens `first` to T of each sequence of a chunk, which begins `offset` tokens after the first token of
@@ -1879,6 +1978,77 @@ static bool hip_copy_cache(Device* d, int to, int from, int length, Error* error
     hipLaunchKernelGGL(copy_slot, blocks, dim3(THREADS), 0, d->stream, d->keys, d->values, PACK, d->heads,
                        cache_layer_bytes(d) / PACK_BYTES, to, from, length);
     return launched("copying a cache", error) && synchronise(d, error);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What the card can do at most
+
+enum { READ_LOADS = 4, CHAINS = 16, ROOF_REPEATS = 7 };
+
+// Reads `count` packs, `passes` times. The sum is written where it is one number of 2^32, so that it must be computed.
+extern "C" __global__ void __launch_bounds__(THREADS) read_packs(unsigned* sum, const uint4* packs, size_t count, int passes) {
+    unsigned total = 0;
+    size_t step = (size_t)gridDim.x * THREADS;
+    for (; passes > 0; passes--) {
+        for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < count; i += READ_LOADS * step) {
+            uint4 raw[READ_LOADS];
+            for (int j = 0; j < READ_LOADS; j++) raw[j] = packs[min(i + (size_t)j * step, count - 1)];
+            for (int j = 0; j < READ_LOADS; j++) total += raw[j].x ^ raw[j].y ^ raw[j].z ^ raw[j].w;
+        }
+        __asm__ volatile("" : : : "memory"); // the next pass is to read again
+    }
+    if (total == 0x9e3779b9u) *sum = total;
+}
+
+// CHAINS independent chains of `rounds` multiply-adds in every thread.
+extern "C" __global__ void __launch_bounds__(THREADS) multiply_add_chains(unsigned* sum, int rounds) {
+    float chain[CHAINS], total = 0;
+    for (int i = 0; i < CHAINS; i++) chain[i] = (float)i;
+    for (; rounds > 0; rounds--) {
+#pragma unroll
+        for (int i = 0; i < CHAINS; i++) chain[i] = fmaf(chain[i], 0.5f, 1.0f);
+    }
+    for (int i = 0; i < CHAINS; i++) total += chain[i];
+    if (total < 0) *sum = 1; // never
+}
+
+// The most work per second that launch(work) does, when it is given enough of it to forget the launch.
+template <class Launch> static bool best_rate(double* rate, Launch launch, Error* error) {
+    const double long_enough = 10e-3; // seconds
+    int work = 1, repeats = 0;
+    *rate = 0;
+    while (repeats < ROOF_REPEATS) {
+        double start = seconds_now();
+        launch(work);
+        if (!launched("starting a measurement", error) || !hip_ok(hipStreamSynchronize(NULL), "measuring the GPU", error)) return false;
+        double seconds = seconds_now() - start;
+        bool is_long = seconds >= long_enough || work > INT_MAX / 2;
+        if (is_long) *rate = max(*rate, work / seconds), repeats++;
+        else work *= 2;
+    }
+    return true;
+}
+
+extern "C" bool gpt2_hip_measure(Roof* roof, int gpu, size_t working_set, Error* error) {
+    GpuInfo info;
+    void *packs = NULL, *sum = NULL;
+    size_t count = max((size_t)1, working_set / PACK_BYTES);
+    bool ok = hip_ok(hipSetDevice(gpu), "selecting the GPU", error) && gpt2_hip_info(&info, gpu, error) &&
+              hip_ok(hipMalloc(&packs, count * PACK_BYTES), "measuring the GPU", error) &&
+              hip_ok(hipMalloc(&sum, sizeof(unsigned)), "measuring the GPU", error) &&
+              hip_ok(hipMemset(packs, 1, count * PACK_BYTES), "measuring the GPU", error);
+    dim3 blocks(ok ? (unsigned)(8 * info.compute_units) : 1), threads(THREADS);
+    double passes = 0, rounds = 0;
+    ok = ok && best_rate(&passes, [&](int work) {
+             hipLaunchKernelGGL(read_packs, blocks, threads, 0, NULL, (unsigned*)sum, (const uint4*)packs, count, work);
+         }, error) && best_rate(&rounds, [&](int work) {
+             hipLaunchKernelGGL(multiply_add_chains, blocks, threads, 0, NULL, (unsigned*)sum, work);
+         }, error);
+    (void)hipFree(packs);
+    (void)hipFree(sum);
+    roof->bandwidth = passes * (double)(count * PACK_BYTES);
+    roof->f32 = roof->products = rounds * 2.0 * CHAINS * THREADS * blocks.x; // every weight is widened to f32
+    return ok;
 }
 
 // Filled in by a call, since a constant with these functions in it would be wanted on the card as well.

@@ -78,6 +78,7 @@ void print_phase(FILE* out, const Phase* phase, const Roof* rates, bool is_measu
     if (!is_measured) return;
     print_total(out, "overhead, per token", phase->wall - operations, phase);
     print_total(out, "wall time, per token", phase->wall, phase);
+    print_total(out, "wall time in a run without the profile", phase->unprofiled, phase);
     fprintf(out, "%-40s %6.1f %%\n", "the roof's time / wall time", 100 * phase_roof(phase, rates) / phase->wall);
 }
 
@@ -117,6 +118,7 @@ void json_phase(FILE* out, const Phase* phase, const Roof* rates) {
     json_number(out, "wall_ms", 1e3 * phase->wall, ", ");
     json_number(out, "operations_ms", 1e3 * operations, ", ");
     json_number(out, "overhead_ms", 1e3 * (phase->wall - operations), ", ");
+    if (phase->unprofiled > 0) json_number(out, "unprofiled_ms", 1e3 * phase->unprofiled, ", ");
     json_number(out, "roof_ms", 1e3 * phase_roof(phase, rates), ",\n     \"operations\": [");
     for (size_t r = 0; r < phase->num_rows; r++) {
         fputs(r == 0 ? "\n      " : ",\n      ", out);

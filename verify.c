@@ -11,7 +11,7 @@
 #include "print.h"
 #include "trace.h"
 
-enum { TOP = 5, MAX_CONTENDERS = 64, MAX_SHOWN = 5, SINGLE_TOKENS = 8 };
+enum { TOP = 5, MAX_CONTENDERS = 64, MAX_SHOWN = 8, SINGLE_TOKENS = 8 };
 
 // What rounding of the weights, activations and cached keys explains, relative; chosen on the bundled model.
 static const float tolerances[NUM_DTYPES] = {
@@ -20,12 +20,14 @@ static const float tolerances[NUM_DTYPES] = {
 // A device with a weight type, and how it did.
 typedef struct {
     const DeviceApi* api;
-    const char* device;  // "CPU"
-    const char* kernels; // of the CPU
+    char device[16];  // "CPU", "GPU 0"
+    int gpu;          // its number
+    char kernels[32]; // the variant of the CPU's, the architecture that the GPU's are for
     DType dtype;
     float tolerance;
     bool was_run;
-    Error why_not; // when it was not run
+    bool is_broken; // the device failed in the middle of the run
+    Error why_not;  // when it was not run to its end
     Difference difference;
     TopToken top[TOP]; // after the last position
     bool passed;
@@ -60,14 +62,8 @@ static void trace_free(Trace* trace) {
 }
 
 // Runs the prompt: most of it at once, the last tokens one by one, since devices have different kernels for the two.
-static bool trace_run(Trace* trace, const DeviceApi* api, const char* kernels, const GPT2Model* model,
-                      const Generation* g, Error* error) {
+static bool trace_tokens(Trace* trace, const DeviceApi* api, Device* device, const Generation* g, Error* error) {
     int T = g->num_prompt, single = T / 2 < SINGLE_TOKENS ? T / 2 : SINGLE_TOKENS, slot = 0;
-    if (!trace_open(trace, model, T, error)) return false;
-    DeviceOptions options = {
-        .max_seq_len = T, .max_batch = 1, .num_threads = g->threads, .kernels = kernels, .residuals = trace->residuals};
-    Device* device = api->open(model, &options, error);
-    if (device == NULL) return false;
     TokenRun run = {.tokens = g->prompt_tokens, .slots = &slot, .B = 1, .T = T - single, .position = 0};
     bool ok = api->forward(device, &run, run.T, trace->logits, error);
     run.T = 1;
@@ -76,7 +72,25 @@ static bool trace_run(Trace* trace, const DeviceApi* api, const char* kernels, c
         run.position = t;
         ok = api->forward(device, &run, 1, trace->logits + (size_t)t * (size_t)trace->V, error);
     }
-    api->close(device);
+    return ok;
+}
+
+// A false with contender->is_broken: the device was there and opened, but did not come to the end.
+static bool trace_run(Trace* trace, Contender* contender, const GPT2Model* model, const Generation* g, Error* error) {
+    if (!trace_open(trace, model, g->num_prompt, error)) return false;
+    DeviceOptions options = {.max_seq_len = g->num_prompt,
+                             .max_batch = 1,
+                             .num_threads = g->threads,
+                             .kernels = contender->kernels,
+                             .gpu = contender->gpu,
+                             .dtype = contender->dtype,
+                             .cpu_logits = g->options->cpu_logits,
+                             .residuals = trace->residuals};
+    Device* device = contender->api->open(model, &options, error);
+    if (device == NULL) return false;
+    bool ok = trace_tokens(trace, contender->api, device, g, error);
+    contender->is_broken = !ok;
+    contender->api->close(device);
     return ok;
 }
 
@@ -131,9 +145,10 @@ static bool run_reference(Verifier* v, Error* error) {
     const Generation* g = v->g;
     const char* path = g->options->reference != NULL ? g->options->reference : g->paths.model;
     GPT2Model model;
+    Contender portable = {.api = &gpt2_cpu, .kernels = "portable", .dtype = DTYPE_F32};
     snprintf(v->name, sizeof v->name, "f32, CPU portable");
     if (!load(&model, path, DTYPE_F32, g, error)) return false;
-    bool ok = trace_run(&v->reference, &gpt2_cpu, "portable", &model, g, error);
+    bool ok = trace_run(&v->reference, &portable, &model, g, error);
     checkpoint_free(&model);
     return ok;
 }
@@ -149,35 +164,75 @@ static float tolerance_of(const Verifier* v, DType dtype, bool has_file) {
     return own > files ? own : files;
 }
 
-// Every weight type that is asked for on every device; the CPU is as many devices as it has kernel variants, the best
-// first. The reference against itself would be no test.
-static void list_contenders(Verifier* v, bool has_file) {
+// The next contender, which the caller completes; NULL when there are as many as the table holds.
+static Contender* add_contender(Verifier* v, const DeviceApi* api, DType dtype, bool has_file) {
+    if (v->num_contenders == MAX_CONTENDERS) return NULL;
+    Contender* c = &v->contenders[v->num_contenders++];
+    *c = (Contender){.api = api, .device = "CPU", .dtype = dtype, .tolerance = tolerance_of(v, dtype, has_file)};
+    return c;
+}
+
+// The GPUs that --device admits. None is an error only where one was asked for.
+static bool list_gpus(Verifier* v, DType dtype, bool has_file, Error* error) {
+#ifdef GPT2_HIP
+    const Options* options = v->g->options;
+    if (options->device == DEVICE_CPU) return true;
+    bool is_wanted = options->device == DEVICE_GPU;
+    int count = gpt2_hip_count(error);
+    if (is_wanted && count == 0) return false;
+    if (is_wanted && options->gpu >= count) {
+        return fail(error, "--device gpu:%d: --list-devices shows no such GPU", options->gpu);
+    }
+    for (int gpu = is_wanted ? options->gpu : 0; gpu < (is_wanted ? options->gpu + 1 : count); gpu++) {
+        GpuInfo info;
+        Contender* c = add_contender(v, &gpt2_hip, dtype, has_file);
+        if (c == NULL) return true;
+        c->gpu = gpu;
+        snprintf(c->device, sizeof c->device, "GPU %d", gpu);
+        // "gfx90a:sramecc+:xnack-": what follows the colon are settings
+        if (gpt2_hip_info(&info, gpu, error)) {
+            snprintf(c->kernels, sizeof c->kernels, "%.*s", (int)strcspn(info.arch, ":"), info.arch);
+        }
+    }
+#else
+    (void)v, (void)dtype, (void)has_file, (void)error;
+#endif
+    return true;
+}
+
+// The CPU is as many devices as it has kernel variants, the best first. The reference against itself would be no test.
+static void list_cpus(Verifier* v, DType dtype, bool has_file) {
+    const Options* options = v->g->options;
+    const CpuKernels* kernels;
+    for (int i = 0; (kernels = cpu_kernels_supported(i)) != NULL; i++) {
+        bool is_reference = dtype == DTYPE_F32 && strcmp(kernels->name, "portable") == 0;
+        if (is_reference && i > 0 && options->reference == NULL) continue;
+        Contender* c = add_contender(v, &gpt2_cpu, dtype, has_file);
+        if (c != NULL) snprintf(c->kernels, sizeof c->kernels, "%s", kernels->name);
+    }
+}
+
+// Every weight type that is asked for on every device that is.
+static bool list_contenders(Verifier* v, bool has_file, Error* error) {
     const Options* options = v->g->options;
     for (int dtype = 0; dtype < NUM_DTYPES; dtype++) {
         if (!options->keep_dtype && options->dtype != (DType)dtype) continue;
-        const CpuKernels* kernels;
-        for (int i = 0; (kernels = cpu_kernels_supported(i)) != NULL && v->num_contenders < MAX_CONTENDERS; i++) {
-            bool is_reference = dtype == DTYPE_F32 && strcmp(kernels->name, "portable") == 0;
-            if (is_reference && i > 0 && options->reference == NULL) continue;
-            v->contenders[v->num_contenders++] = (Contender){.api = &gpt2_cpu,
-                                                             .device = "CPU",
-                                                             .kernels = kernels->name,
-                                                             .dtype = (DType)dtype,
-                                                             .tolerance = tolerance_of(v, (DType)dtype, has_file)};
-        }
+        if (!list_gpus(v, (DType)dtype, has_file, error)) return false;
+        if (options->device != DEVICE_GPU) list_cpus(v, (DType)dtype, has_file);
     }
+    return true;
 }
 
 static bool run_contender(Contender* c, const Verifier* v, const GPT2Model* model, Error* error) {
     Trace trace;
     size_t last = (size_t)(v->reference.T - 1) * (size_t)v->reference.V;
-    bool ok = trace_run(&trace, c->api, c->kernels, model, v->g, error) &&
-              trace_compare(&c->difference, &v->reference, &trace, (double)c->tolerance, error) &&
-              sampler_top(c->top, v->num_top, trace.logits + last, trace.V, error);
+    c->was_run = trace_run(&trace, c, model, v->g, &c->why_not);
+    bool ok = !c->was_run || (trace_compare(&c->difference, &v->reference, &trace, (double)c->tolerance, error) &&
+                              sampler_top(c->top, v->num_top, trace.logits + last, trace.V, error));
     trace_free(&trace);
-    c->was_run = ok;
-    c->passed = ok && c->difference.first_bad < 0;
-    return ok;
+    c->passed = c->was_run && ok && c->difference.first_bad < 0;
+    if (c->was_run || v->g->options->device != DEVICE_GPU) return ok;
+    return fail(error, "%s", c->why_not.text); // exactly this one was asked for
 }
 
 // Runs all contenders; those of one weight type follow each other and share the model. A type that cannot express the
@@ -203,13 +258,14 @@ static bool run_contenders(Verifier* v, Error* error) {
 // ---------------------------------------------------------------------------------------------------------------------
 // What is printed.
 
-// The contenders whose tables are shown: the first of each weight type, and what failed, as far as there is room.
+// The contenders whose tables are shown: of each weight type every GPU, or the best of the CPU's variants where there is
+// none; what failed first, as far as there is room.
 static int choose_shown(const Contender* shown[MAX_SHOWN], const Verifier* v) {
     int n = 0;
     for (int failing = 1; failing >= 0; failing--) {
         for (int i = 0; i < v->num_contenders && n < MAX_SHOWN; i++) {
             const Contender* c = &v->contenders[i];
-            bool is_first = i == 0 || v->contenders[i - 1].dtype != c->dtype;
+            bool is_first = i == 0 || c->api != &gpt2_cpu || v->contenders[i - 1].dtype != c->dtype;
             if (c->was_run && (failing ? !c->passed : c->passed && is_first)) shown[n++] = c;
         }
     }
@@ -225,9 +281,9 @@ static void bad_layer_name(char name[32], int layer, int L) {
 static void print_summary_row(FILE* out, const Verifier* v, const Contender* c) {
     const Difference* d = &c->difference;
     char bad[32] = "";
-    fprintf(out, "%-5s %-3s %-11s", dtype_names[c->dtype], c->device, c->kernels);
+    fprintf(out, "%-5s %-5s %-11s", dtype_names[c->dtype], c->device, c->kernels);
     if (!c->was_run) {
-        fprintf(out, " not run: %s\n", c->why_not.text);
+        fprintf(out, " %s: %s\n", c->is_broken ? "FAILED" : "not run", c->why_not.text);
         return;
     }
     if (!c->passed) bad_layer_name(bad, d->first_bad, v->reference.L);
@@ -266,7 +322,9 @@ static void print_top(FILE* out, const Verifier* v, const Contender* c) {
 static void print_layers(FILE* out, const Verifier* v, const Contender* const* shown, int n) {
     fputs("\nResidual stream, the largest difference and, relative to a position's length, the largest\n", out);
     fprintf(out, "%-10s", "");
-    for (int i = 0; i < n; i++) fprintf(out, "  %-5s %-11s    ", dtype_names[shown[i]->dtype], shown[i]->kernels);
+    for (int i = 0; i < n; i++) {
+        fprintf(out, "  %-4s %-3.3s %-11.11s", dtype_names[shown[i]->dtype], shown[i]->device, shown[i]->kernels);
+    }
     fputc('\n', out);
     for (int l = 0; l <= v->reference.L; l++) {
         char name[32];
@@ -291,7 +349,7 @@ static void print_text(FILE* out, const Verifier* v, bool passed) {
             g->options->reference != NULL ? ", of " : "", g->options->reference != NULL ? g->options->reference : "");
     for (int i = 0; i < n; i++) print_top(out, v, shown[i]);
     if (n > 0 && v->reference.residuals != NULL) print_layers(out, v, shown, n);
-    fprintf(out, "\n%-21s %10s %10s %10s %10s %10s %10s %12s\n", "Logits", "largest", "mean", "relative", "tolerance",
+    fprintf(out, "\n%-23s %10s %10s %10s %10s %10s %10s %12s\n", "Logits", "largest", "mean", "relative", "tolerance",
             "KL mean", "KL largest", "same argmax");
     for (int i = 0; i < v->num_contenders; i++) print_summary_row(out, v, &v->contenders[i]);
     if (!passed && v->reference.residuals == NULL) {
@@ -323,7 +381,7 @@ static void json_contender(FILE* out, const Verifier* v, const Contender* c) {
     fprintf(out, "\"dtype\": \"%s\", ", dtype_names[c->dtype]);
     if (!c->was_run) {
         json_text(out, "not_run", c->why_not.text);
-        fputs("\"passed\": null}", out);
+        fprintf(out, "\"passed\": %s}", c->is_broken ? "false" : "null");
         return;
     }
     json_number(out, "largest", d->largest, ", ");
@@ -369,7 +427,7 @@ static void print_json(FILE* out, const Verifier* v, bool passed) {
 static bool all_passed(const Verifier* v) {
     int run = 0;
     for (int i = 0; i < v->num_contenders; i++) {
-        if (v->contenders[i].was_run && !v->contenders[i].passed) return false;
+        if (v->contenders[i].is_broken || (v->contenders[i].was_run && !v->contenders[i].passed)) return false;
         run += v->contenders[i].was_run;
     }
     return run > 0;
@@ -378,7 +436,7 @@ static bool all_passed(const Verifier* v) {
 static bool run_all(Verifier* v, Error* error) {
     const Generation* g = v->g;
     bool has_file = g->options->reference != NULL && is_npy(g->options->reference);
-    list_contenders(v, has_file);
+    if (!list_contenders(v, has_file, error)) return false;
     v->num_top = g->model.config.vocab_size < TOP ? g->model.config.vocab_size : TOP;
     if (!(has_file ? read_reference(v, g->options->reference, error) : run_reference(v, error))) return false;
     const float* last = v->reference.logits + (size_t)(v->reference.T - 1) * (size_t)v->reference.V;

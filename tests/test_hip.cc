@@ -768,6 +768,68 @@ static void check_bundled_model(Tests* t) {
     checkpoint_free(&model);
 }
 
+// The residual stream and the profile of two sequences: three tokens each, then a longer run behind them.
+struct LookInside {
+    Floats residuals, logits;
+    Profile profile;
+    double wall; // seconds of both runs
+};
+
+static bool look_inside(LookInside* look, const DeviceApi* api, const GPT2Model* model, const int* tokens, int T,
+                        Error* error) {
+    const GPT2Config* c = &model->config;
+    const int slots[2] = {2, 0};
+    DeviceOptions options = device_options(model, 3, model->dtype);
+    look->residuals.assign((size_t)(c->num_layers + 1) * 3 * (size_t)c->max_seq_len * (size_t)c->channels, 77.0f);
+    look->logits.resize(2 * (size_t)c->vocab_size);
+    options.residuals = look->residuals.data();
+    options.profile = &look->profile;
+    if (!profile_open(&look->profile, options.num_threads, error)) return false;
+    Device* d = api->open(model, &options, error);
+    TokenRun first = {tokens, slots, 2, 3, 0}, second = {tokens + 6, slots, 2, T, 3};
+    double start = seconds_now();
+    bool ok =
+        d != NULL && api->forward(d, &first, 0, NULL, error) && api->forward(d, &second, 1, look->logits.data(), error);
+    look->wall = seconds_now() - start;
+    api->close(d);
+    return ok;
+}
+
+static void check_look_inside(Tests* t) {
+    const GPT2Config config = {40, 67, 67, 2, 3, 45}; // rows that are padded on the card
+    GPT2Model model;
+    Error error;
+    LookInside card, cpu;
+    ProfileRow *rows = NULL, *cpu_rows = NULL;
+    size_t n = 0, cpu_n = 0, same = 0, differ = 0;
+    if (!reference_model(&model, &config, DTYPE_F32, 9, &error)) return (void)test_check(t, false, "%s", error.text);
+    std::vector<int> tokens = Random{17}.ints(6 + 2 * 20, config.vocab_size);
+    bool ok = look_inside(&card, &gpt2_hip, &model, tokens.data(), 20, &error) &&
+              look_inside(&cpu, &gpt2_cpu, &model, tokens.data(), 20, &error);
+    for (size_t i = 0; ok && i < cpu.residuals.size(); i++) {
+        differ += !(fabs((double)card.residuals[i] - (double)cpu.residuals[i]) < 1e-4);
+    }
+    test_check(
+        t, ok && differ == 0, "%s",
+        ok ? "the residual stream after every layer is the CPU's, and nothing is written for tokens that are not run"
+           : error.text);
+    ok = ok && profile_rows(&rows, &n, &card.profile, &config, DTYPE_F32, &error) &&
+         profile_rows(&cpu_rows, &cpu_n, &cpu.profile, &config, DTYPE_F32, &error);
+    double sum = 0;
+    for (size_t r = 0; ok && r < n && r < cpu_n; r++) {
+        const ProfileRow *a = &rows[r], *b = &cpu_rows[r];
+        // the CPU computes the two last tokens' logits one by one, since they lie apart
+        same += a->operation == b->operation && (a->operation == OPERATION_HEAD || a->calls == b->calls);
+        sum += a->seconds;
+    }
+    test_check(t, ok && n == cpu_n && same == n && sum > 0 && sum <= card.wall,
+               "the profile has the CPU's %zu rows; %.3f ms of operations lie within the %.3f ms of the run", n,
+               1e3 * sum, 1e3 * card.wall);
+    free(rows), free(cpu_rows);
+    profile_close(&card.profile), profile_close(&cpu.profile);
+    reference_model_free(&model);
+}
+
 // The checks are checked: a model with one number changed must not pass for the original.
 static void check_checker(Tests* t) {
     const GPT2Config config = {20, 61, 61, 2, 2, 32};
@@ -800,6 +862,7 @@ static void check_device(Tests* t) {
     check_picks(t);
     check_conversion(t);
     check_generations(t);
+    check_look_inside(t);
     check_checker(t);
 }
 

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <functional>
@@ -117,6 +118,10 @@ struct hipGraph {
 struct hipStream {
     hipGraph* capturing;
 };
+struct hipEvent {
+    std::chrono::steady_clock::time_point time;
+};
+typedef hipEvent* hipEvent_t;
 typedef hipGraph* hipGraph_t;
 typedef hipGraph* hipGraphExec_t;
 typedef hipStream* hipStream_t;
@@ -721,6 +726,23 @@ inline hipError_t hipMemcpyAsync(void* to, const void* from, size_t bytes, hipMe
 inline hipError_t hipMemcpy(void* to, const void* from, size_t bytes, hipMemcpyKind kind) {
     return hipMemcpyAsync(to, from, bytes, kind, nullptr);
 }
+inline hipError_t hipMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
+                                   size_t height, hipMemcpyKind kind, hipStream_t stream) {
+    hipError_t status = hip_host::call();
+    if (status != hipSuccess) return status;
+    if (width > to_pitch || width > from_pitch) return hipErrorInvalidValue;
+    for (size_t row = 0; row < height; row++) { // the end of the last row is the end of the copy
+        if (!hip_host::copy_ok((char*)to + row * to_pitch, (const char*)from + row * from_pitch, width, kind)) {
+            return hipErrorInvalidValue;
+        }
+    }
+    return hip_host::enqueue(stream, [=] {
+        for (size_t row = 0; row < height; row++) {
+            memcpy((char*)to + row * to_pitch, (const char*)from + row * from_pitch, width);
+        }
+        return hipSuccess;
+    });
+}
 inline hipError_t hipMemset(void* memory, int value, size_t bytes) {
     hipError_t status = hip_host::call();
     if (status != hipSuccess) return status;
@@ -738,6 +760,27 @@ inline hipError_t hipStreamDestroy(hipStream_t stream) {
     return hipSuccess;
 }
 inline hipError_t hipStreamSynchronize(hipStream_t) {
+    return hip_host::call();
+}
+// What is enqueued runs at once, so an event is the time at which it is recorded.
+inline hipError_t hipEventCreate(hipEvent_t* event) {
+    hipError_t status = hip_host::call();
+    if (status == hipSuccess) *event = new hipEvent();
+    return status;
+}
+inline hipError_t hipEventDestroy(hipEvent_t event) {
+    delete event;
+    return hipSuccess;
+}
+inline hipError_t hipEventRecord(hipEvent_t event, hipStream_t stream) {
+    hipError_t status = hip_host::call();
+    return status != hipSuccess ? status : hip_host::enqueue(stream, [=] {
+        event->time = std::chrono::steady_clock::now();
+        return hipSuccess;
+    });
+}
+inline hipError_t hipEventElapsedTime(float* milliseconds, hipEvent_t from, hipEvent_t to) {
+    *milliseconds = std::chrono::duration<float, std::milli>(to->time - from->time).count();
     return hip_host::call();
 }
 inline hipError_t hipStreamBeginCapture(hipStream_t stream, hipStreamCaptureMode) {
