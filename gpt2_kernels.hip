@@ -46,6 +46,7 @@ enum {
     SCORE_SLICE = 64,                // channels of q and k that prefill_attention holds in shared memory at once
     QUERIES_PER_GROUP = 4,           // of prefill_attention
     QUERIES = GROUPS * QUERIES_PER_GROUP,
+    ATTENTION_WAVES = 4,             // of one of its blocks, each with 16 queries
     PROBE_ANSWERS = 2,
     MAX_ALLOCATIONS = 64
 };
@@ -127,15 +128,15 @@ struct Activation {
     int format; // DTYPE_F32, or matrix_format() of the weights
 };
 
+// One activation rounded for a matrix instruction. What is finite stays so.
+__device__ static __forceinline__ uint16_t rounded_activation(int format, float value) {
+    if (format == DTYPE_BF16) return float_to_bf16(value);
+    return float_to_half(fabsf(value) < INFINITY ? fminf(fmaxf(value, -65504), 65504) : value);
+}
+
 __device__ static __forceinline__ void activation_put(Activation out, size_t at, float value) {
-    if (out.format == DTYPE_F32) {
-        ((float*)out.data)[at] = value;
-    } else if (out.format == DTYPE_BF16) {
-        ((uint16_t*)out.data)[at] = float_to_bf16(value);
-    } else { // what is finite stays so
-        if (fabsf(value) < INFINITY) value = fminf(fmaxf(value, -65504), 65504);
-        ((uint16_t*)out.data)[at] = float_to_half(value);
-    }
+    if (out.format == DTYPE_F32) ((float*)out.data)[at] = value;
+    else ((uint16_t*)out.data)[at] = rounded_activation(out.format, value);
 }
 
 // Weights as they lie on the card: rows (rows, stride) with stride = columns rounded up to ROW_ALIGN, zeros behind.
@@ -550,6 +551,17 @@ __device__ static __forceinline__ void copies_await() {
 #endif
 }
 
+__device__ static __forceinline__ uint4 floats_to_halves(float4 a, float4 b) {
+    const float in[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    unsigned pairs[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        unsigned low = rounded_activation(DTYPE_F16, in[2 * i]), high = rounded_activation(DTYPE_F16, in[2 * i + 1]);
+        pairs[i] = low | high << 16;
+    }
+    return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+
 // Eight int8 as f16, which holds them exactly.
 __device__ static __forceinline__ uint4 bytes_to_halves(unsigned low, unsigned high) {
     unsigned pairs[4];
@@ -949,6 +961,194 @@ __global__ void __launch_bounds__(THREADS) prefill_attention(Activation out, con
             int channel = slice + i * GROUP + lane;
             if (channel < heads.hs) activation_put(out, out_row + (size_t)channel, softmax[j].sum[i] / softmax[j].total);
         }
+    }
+}
+
+// How a block of matrix_attention brings keys and values of one head into shared memory, KEY_TILE positions at a time: the
+// keys as they are, the values transposed, for the product sums over positions. Zeros past the head's end; what is past the
+// last position repeats it.
+template <class Shape, int HEAD> struct CacheStream {
+    enum {
+        THREADS_OF_BLOCK = ATTENTION_WAVES * Shape::LANES,
+        KEY_TILE = HEAD <= 64 ? 64 : 32, // by the registers and the shared memory that there are
+        CHUNKS = HEAD / CHUNK,
+        KEY_PACKS = KEY_TILE * CHUNKS / THREADS_OF_BLOCK,
+        VALUE_PAIRS = KEY_TILE / 2 * CHUNKS / THREADS_OF_BLOCK
+    };
+    const uint4 *keys, *values; // of this head
+    int num_keys, packs;        // packs: of one position
+    uint4 key[KEY_PACKS], value[VALUE_PAIRS][2];
+
+    __device__ __forceinline__ uint4 load(const uint4* cache, int position, int chunk) const {
+        uint4 loaded = cache[(size_t)min(position, num_keys - 1) * (size_t)packs + (size_t)min(chunk, packs - 1)];
+        return chunk < packs ? loaded : make_uint4(0, 0, 0, 0);
+    }
+
+    __device__ __forceinline__ void fetch(int tile) {
+#pragma unroll
+        for (int i = 0; i < KEY_PACKS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK;
+            key[i] = load(keys, tile + number / CHUNKS, number % CHUNKS);
+        }
+#pragma unroll
+        for (int i = 0; i < VALUE_PAIRS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK, position = tile + number % (KEY_TILE / 2) * 2;
+            value[i][0] = load(values, position, number / (KEY_TILE / 2));
+            value[i][1] = load(values, position + 1, number / (KEY_TILE / 2));
+        }
+    }
+
+    // key_tile (KEY_TILE, HEAD), value_tile (HEAD, KEY_TILE), both f16.
+    __device__ __forceinline__ void land(uint4* key_tile, uint4* value_tile) const {
+#pragma unroll
+        for (int i = 0; i < KEY_PACKS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK;
+            key_tile[pack_place<CHUNKS>(number / CHUNKS, number % CHUNKS)] = key[i];
+        }
+#pragma unroll
+        for (int i = 0; i < VALUE_PAIRS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK, position = number % (KEY_TILE / 2) * 2;
+            int channel = number / (KEY_TILE / 2) * CHUNK;
+            const unsigned first[4] = {value[i][0].x, value[i][0].y, value[i][0].z, value[i][0].w};
+            const unsigned second[4] = {value[i][1].x, value[i][1].y, value[i][1].z, value[i][1].w};
+#pragma unroll
+            for (int j = 0; j < CHUNK; j++) {
+                unsigned low = first[j / 2] >> (j % 2 * 16) & 0xffff, high = second[j / 2] >> (j % 2 * 16) << 16;
+                unsigned* row = (unsigned*)(void*)&value_tile[pack_place<KEY_TILE / CHUNK>(channel + j, position / CHUNK)];
+                row[position % CHUNK / 2] = low | high;
+            }
+        }
+    }
+};
+
+// The largest, or the sum, of what the lanes bring that have sums of the same columns.
+template <class Shape, bool IS_SUM> __device__ static __forceinline__ float column_reduce(float value) {
+#pragma unroll
+    for (int distance = Shape::COLUMN_LANES; distance < Shape::LANES; distance *= 2) {
+        float other = __shfl_xor(value, distance, Shape::LANES);
+        value = IS_SUM ? value + other : fmaxf(value, other);
+    }
+    return value;
+}
+
+// Causal attention of many queries by matrix instructions, for heads of at most HEAD channels and a cache in f16; q is
+// rounded to f16, and so are the weights of the softmax. One block per ATTENTION_WAVES x 16 queries of a sequence and head,
+// the longest first; each wave has 16 queries. Everything is computed transposed: scores (keys, queries) = k · qᵀ, out
+// (channels, queries) = vᵀ · weightsᵀ, so that what belongs to one query lies in few lanes. Tiles lie at multiples of
+// KEY_TILE from position 0, and a tile beyond a query's own position changes nothing, so where a chunk or a block begins
+// does not show.
+template <class Shape, int HEAD>
+__global__ void __launch_bounds__((CacheStream<Shape, HEAD>::THREADS_OF_BLOCK))
+matrix_attention(Activation out, const float* q, const void* keys, const void* values, const int* step, Heads heads, int stride,
+                 float score_scale) {
+    typedef CacheStream<Shape, HEAD> Stream;
+    typedef typename Shape::Sums Sums;
+    enum {
+        LANES = Shape::LANES, KEY_TILE = Stream::KEY_TILE, CHUNKS = HEAD / CHUNK, KEY_CHUNKS = KEY_TILE / CHUNK, KEY_FRAGMENTS = KEY_TILE / FRAGMENT,
+        CHANNEL_FRAGMENTS = HEAD / FRAGMENT, BLOCK_QUERIES = ATTENTION_WAVES * FRAGMENT
+    };
+    __shared__ uint4 query_tile[BLOCK_QUERIES * CHUNKS], key_tile[KEY_TILE * CHUNKS], value_tile[HEAD * KEY_CHUNKS];
+    __shared__ uint4 weight_tiles[ATTENTION_WAVES][FRAGMENT * KEY_CHUNKS]; // (queries, keys) of each wave
+    if (!Shape::IS_THERE) return; // never launched there
+    int lane = (int)threadIdx.x % LANES, wave = (int)threadIdx.x / LANES;
+    int blocks = (heads.T + BLOCK_QUERIES - 1) / BLOCK_QUERIES, b = (int)blockIdx.x / blocks, head = (int)blockIdx.y;
+    int first_query = (blocks - 1 - (int)blockIdx.x % blocks) * BLOCK_QUERIES, my_query = first_query + wave * FRAGMENT;
+    size_t cache = cache_offset(heads, step[1 + b], head) / CHUNK;
+    Stream stream;
+    stream.keys = (const uint4*)keys + cache, stream.values = (const uint4*)values + cache;
+    stream.num_keys = step[0] + min(first_query + (int)BLOCK_QUERIES, heads.T), stream.packs = heads.head_stride / CHUNK;
+    stream.fetch(0);
+
+    for (int i = (int)threadIdx.x; i < BLOCK_QUERIES * CHUNKS; i += Stream::THREADS_OF_BLOCK) {
+        int row = b * heads.T + min(first_query + i / CHUNKS, heads.T - 1), chunk = i % CHUNKS;
+        size_t at = ((size_t)row * (size_t)heads.NH + (size_t)head) * (size_t)heads.head_stride;
+        const float4* from = (const float4*)(q + at) + min(chunk, stream.packs - 1) * 2;
+        uint4 pack = floats_to_halves(from[0], from[1]);
+        query_tile[pack_place<CHUNKS>(i / CHUNKS, chunk)] = chunk < stream.packs ? pack : make_uint4(0, 0, 0, 0);
+    }
+    Sums sums[CHANNEL_FRAGMENTS];
+    float largest[Shape::COLUMNS], total[Shape::COLUMNS];
+#pragma unroll
+    for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++) sums[i / Shape::SUMS][i % Shape::SUMS] = 0;
+#pragma unroll
+    for (int c = 0; c < Shape::COLUMNS; c++) largest[c] = -INFINITY, total[c] = 0;
+
+    for (int tile = 0; tile < stream.num_keys; tile += KEY_TILE) {
+        __syncthreads(); // the tile before was read by everyone
+        stream.land(key_tile, value_tile);
+        __syncthreads();
+        if (tile + KEY_TILE < stream.num_keys) stream.fetch(tile + KEY_TILE);
+        Sums score[KEY_FRAGMENTS];
+#pragma unroll
+        for (int i = 0; i < KEY_FRAGMENTS * Shape::SUMS; i++) score[i / Shape::SUMS][i % Shape::SUMS] = 0;
+#pragma unroll 1
+        for (int s = 0; s < HEAD / STEP; s++) {
+            uint4 query[Shape::PACKS];
+            load_fragment<Shape, CHUNKS>(query, query_tile, lane, wave * FRAGMENT, s);
+#pragma unroll
+            for (int f = 0; f < KEY_FRAGMENTS; f++) {
+                uint4 a[Shape::PACKS];
+                load_fragment<Shape, CHUNKS>(a, key_tile, lane, f * FRAGMENT, s);
+                Shape::template multiply<true>(&score[f], a, query);
+            }
+        }
+        // the online softmax of Milakov and Gimelshein 2018: when a larger score comes, what was summed shrinks
+        float best[Shape::COLUMNS], part[Shape::COLUMNS];
+#pragma unroll
+        for (int c = 0; c < Shape::COLUMNS; c++) best[c] = -INFINITY, part[c] = 0;
+#pragma unroll
+        for (int i = 0; i < KEY_FRAGMENTS * Shape::SUMS; i++) {
+            int f = i / Shape::SUMS, j = i % Shape::SUMS, c = Shape::column_slot(j);
+            int key = tile + f * FRAGMENT + Shape::sum_row(lane, j), position = step[0] + my_query + Shape::sum_column(lane, j);
+            score[f][j] = key <= position ? score[f][j] * score_scale : -INFINITY;
+            best[c] = fmaxf(best[c], score[f][j]);
+        }
+#pragma unroll
+        for (int c = 0; c < Shape::COLUMNS; c++) {
+            float before = largest[c];
+            largest[c] = fmaxf(before, column_reduce<Shape, false>(best[c]));
+            best[c] = expf(before - largest[c]); // from here on: what the sums shrink by
+        }
+        uint16_t* weights = (uint16_t*)(void*)weight_tiles[wave];
+#pragma unroll
+        for (int i = 0; i < KEY_FRAGMENTS * Shape::SUMS; i++) {
+            int f = i / Shape::SUMS, j = i % Shape::SUMS, c = Shape::column_slot(j);
+            int key = f * FRAGMENT + Shape::sum_row(lane, j);
+            float weight = expf(score[f][j] - largest[c]);
+            part[c] += weight;
+            weights[pack_place<KEY_CHUNKS>(Shape::sum_column(lane, j), key / CHUNK) * CHUNK + key % CHUNK] = float_to_half(weight);
+        }
+#pragma unroll
+        for (int c = 0; c < Shape::COLUMNS; c++) total[c] = total[c] * best[c] + column_reduce<Shape, true>(part[c]);
+#pragma unroll
+        for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++) sums[i / Shape::SUMS][i % Shape::SUMS] *= best[Shape::column_slot(i % Shape::SUMS)];
+        __syncthreads(); // the weights are there
+#pragma unroll 1
+        for (int s = 0; s < KEY_TILE / STEP; s++) {
+            uint4 weight[Shape::PACKS];
+            load_fragment<Shape, KEY_CHUNKS>(weight, weight_tiles[wave], lane, 0, s);
+#pragma unroll
+            for (int f = 0; f < CHANNEL_FRAGMENTS; f++) {
+                uint4 a[Shape::PACKS];
+                load_fragment<Shape, KEY_CHUNKS>(a, value_tile, lane, f * FRAGMENT, s);
+                Shape::template multiply<true>(&sums[f], a, weight);
+            }
+        }
+    }
+    // through shared memory, so that neighbouring lanes write neighbouring channels
+    __syncthreads();
+    uint16_t* result = (uint16_t*)(void*)query_tile; // (BLOCK_QUERIES, HEAD)
+#pragma unroll
+    for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++) {
+        int f = i / Shape::SUMS, j = i % Shape::SUMS, row = wave * FRAGMENT + Shape::sum_column(lane, j);
+        float value = sums[f][j] / total[Shape::column_slot(j)];
+        result[row * HEAD + f * FRAGMENT + Shape::sum_row(lane, j)] = rounded_activation(out.format, value);
+    }
+    __syncthreads();
+    int queries = min((int)BLOCK_QUERIES, heads.T - first_query);
+    for (int row = wave; row < queries; row += ATTENTION_WAVES) {
+        size_t at = (size_t)(b * heads.T + first_query + row) * (size_t)stride + (size_t)(head * heads.hs);
+        for (int channel = lane; channel < heads.hs; channel += LANES) ((uint16_t*)out.data)[at + (size_t)channel] = result[row * HEAD + channel];
     }
 }
 
@@ -1709,17 +1909,28 @@ static bool normalise(const Device* d, Activation out, ParameterId weight, Param
     return launched("starting a LayerNorm", error);
 }
 
+template <class Shape, int HEAD>
+static void launch_matrix_attention(const Device* d, Heads heads, const void* keys, const void* values, int B, float score_scale) {
+    int queries = ATTENTION_WAVES * FRAGMENT;
+    dim3 blocks((unsigned)(B * ((heads.T + queries - 1) / queries)), (unsigned)heads.NH);
+    dim3 threads((unsigned)(ATTENTION_WAVES * d->matrix_lanes));
+    hipLaunchKernelGGL((matrix_attention<Shape, HEAD>), blocks, threads, 0, d->stream, activations(d, false).att, d->q, keys, values, d->step, heads, d->stride, score_scale);
+}
+
 template <int CACHE>
 static void launch_attention(const Device* d, Heads heads, const void* keys, const void* values, int B, bool is_decode) {
     unsigned slices = (unsigned)((heads.hs + HEAD_SLICE - 1) / HEAD_SLICE), NH = (unsigned)heads.NH;
     dim3 threads(THREADS), rows((unsigned)(B * heads.T), NH, slices);
     dim3 tiles((unsigned)(B * ((heads.T + QUERIES - 1) / QUERIES)), NH, slices);
-    Activation out = activations(d, is_decode).att;
     float score_scale = 1.0f / sqrtf((float)heads.hs);
     if (is_decode) {
         hipLaunchKernelGGL((decode_attention<CACHE>), rows, threads, 0, d->stream, d->att, d->q, keys, values, d->step, heads, d->stride, score_scale);
+    } else if (d->matrix_lanes > 0 && heads.hs <= 64) {
+        launch_matrix_attention<NativeShape, 64>(d, heads, keys, values, B, score_scale);
+    } else if (d->matrix_lanes > 0 && heads.hs <= 128) {
+        launch_matrix_attention<NativeShape, 128>(d, heads, keys, values, B, score_scale);
     } else {
-        hipLaunchKernelGGL((prefill_attention<CACHE>), tiles, threads, 0, d->stream, out, d->q, keys, values, d->step, heads, d->stride, score_scale);
+        hipLaunchKernelGGL((prefill_attention<CACHE>), tiles, threads, 0, d->stream, activations(d, false).att, d->q, keys, values, d->step, heads, d->stride, score_scale);
     }
 }
 

@@ -5,6 +5,8 @@
 //   LANES, PACKS, SUMS   lanes of a wave, packs of 8 numbers (16 bytes) that a lane brings of each factor, its sums
 //   row, chunk           pack p of a lane holds numbers 8 chunk to 8 chunk + 7 of row `row` of the factor
 //   sum_row, sum_column  where sum i of a lane belongs in the 16 x 16 result
+//   COLUMNS, column_slot a lane has sums of so many columns; which of them sum i is in
+//   COLUMN_LANES         lanes that differ in bits from this one up have sums of the same columns
 //   IS_THERE             has the chip that this is compiled for such instructions?
 //   HAS_ASYNC_COPIES     can it copy to shared memory without a register in between?
 //   multiply             adds the product to the sums, in f32. The numbers are f16 if IS_HALF, else bf16
@@ -85,6 +87,8 @@ struct Wmma11 {
     __device__ static __forceinline__ int chunk(int, int pack) { return pack; }
     __device__ static __forceinline__ int sum_row(int lane, int i) { return 2 * i + lane / 16; }
     __device__ static __forceinline__ int sum_column(int lane, int) { return lane % 16; }
+    enum { COLUMNS = 1, COLUMN_LANES = 16 };
+    __device__ static __forceinline__ int column_slot(int) { return 0; }
     template <bool IS_HALF>
     __device__ static __forceinline__ void multiply(Sums* sums, const uint4* a, const uint4* b) {
         (void)sums, (void)a, (void)b; // on chips without it
@@ -112,6 +116,8 @@ struct Wmma12 {
     __device__ static __forceinline__ int chunk(int lane, int pack) { return 2 * pack + lane / 16; }
     __device__ static __forceinline__ int sum_row(int lane, int i) { return i + 8 * (lane / 16); }
     __device__ static __forceinline__ int sum_column(int lane, int) { return lane % 16; }
+    enum { COLUMNS = 1, COLUMN_LANES = 16 };
+    __device__ static __forceinline__ int column_slot(int) { return 0; }
     template <bool IS_HALF>
     __device__ static __forceinline__ void multiply(Sums* sums, const uint4* a, const uint4* b) {
         (void)sums, (void)a, (void)b; // on chips without it
@@ -139,6 +145,8 @@ struct Mfma {
     __device__ static __forceinline__ int chunk(int lane, int) { return lane / 16; }
     __device__ static __forceinline__ int sum_row(int lane, int i) { return 4 * (lane / 16) + i; }
     __device__ static __forceinline__ int sum_column(int lane, int) { return lane % 16; }
+    enum { COLUMNS = 1, COLUMN_LANES = 16 };
+    __device__ static __forceinline__ int column_slot(int) { return 0; }
     template <bool IS_HALF>
     __device__ static __forceinline__ void multiply(Sums* sums, const uint4* a, const uint4* b) {
         (void)sums, (void)a, (void)b; // on chips without it
@@ -177,6 +185,8 @@ struct MmaSync {
     __device__ static __forceinline__ int chunk(int lane, int) { return lane % 4; }
     __device__ static __forceinline__ int sum_row(int lane, int i) { return lane / 4 + 8 * (i / 2 % 2); }
     __device__ static __forceinline__ int sum_column(int lane, int i) { return 8 * (i / 4) + 2 * (lane % 4) + i % 2; }
+    enum { COLUMNS = 4, COLUMN_LANES = 4 };
+    __device__ static __forceinline__ int column_slot(int i) { return i / 4 * 2 + i % 2; }
     template <bool IS_HALF>
     __device__ static __forceinline__ void multiply(Sums* sums, const uint4* a, const uint4* b) {
         (void)sums, (void)a, (void)b; // on chips without it

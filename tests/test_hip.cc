@@ -344,10 +344,139 @@ static MatrixVerdict judge_matrix_matmul(Random* random, DType dtype, int rows, 
     return verdict;
 }
 
+// Attention over random caches beside matrices of the format, for B sequences in crossed slots. What lies in the caches
+// behind the last token is NaN.
+struct RandomAttention {
+    DType dtype;
+    int B, position, stride;
+    Heads heads;
+    Floats q, k, v; // as exact as the card has them
+    std::vector<char> k_bytes, v_bytes;
+    std::vector<int> step;
+
+    RandomAttention(Random* random, DType format, int sequences, int T, int before, int NH, int hs)
+        : dtype(format), B(sequences), position(before), stride(padded(NH * hs)),
+          heads({NH * hs, NH, hs, round_up(hs, HEAD_ALIGN), before + T + 3, T}), step(1, before) {
+        DType cache_dtype = (DType)cache_format(dtype);
+        const int batch = B + 1;
+        size_t row = (size_t)heads.head_stride, cache = (size_t)(batch * NH * heads.maxT) * row;
+        q = random->floats((size_t)(B * T * NH) * row, 2), k = random->floats(cache, 2), v = random->floats(cache, 1);
+        for (size_t i = 0; i < q.size(); i++) q[i] = (int)(i % row) < hs ? q[i] : 0;
+        for (size_t i = 0; i < k.size(); i++) {
+            if ((int)(i % row) >= hs) k[i] = v[i] = 0;
+            else if ((int)(i / row) % heads.maxT >= position + T) k[i] = v[i] = NAN;
+        }
+        k_bytes.resize(cache * dtype_size(cache_dtype)), v_bytes.resize(k_bytes.size());
+        row_from_f32(k_bytes.data(), NULL, k.data(), cache_dtype, cache);
+        row_to_f32(k.data(), k_bytes.data(), cache_dtype, cache);
+        row_from_f32(v_bytes.data(), NULL, v.data(), cache_dtype, cache);
+        row_to_f32(v.data(), v_bytes.data(), cache_dtype, cache);
+        for (int b = 0; b < B; b++) step.push_back(batch - 1 - b);
+    }
+
+    size_t outputs() const { return (size_t)(B * heads.T * stride); }
+
+    // out (B * T, stride), and what it would be if all values were positive.
+    void truth(Doubles* out, Doubles* magnitude) const {
+        size_t row = (size_t)heads.head_stride;
+        int T = heads.T, hs = heads.hs;
+        out->assign(outputs(), 0), magnitude->assign(outputs(), 0);
+        for (int m = 0; m < B * T; m++) {
+            for (int h = 0; h < heads.NH; h++) {
+                size_t head = (size_t)((step[(size_t)(1 + m / T)] * heads.NH + h) * heads.maxT) * row;
+                int num_keys = position + m % T + 1;
+                Doubles weight((size_t)num_keys);
+                double total = 0;
+                for (int s = 0; s < num_keys; s++) {
+                    double score = 0;
+                    for (int i = 0; i < hs; i++)
+                        score += (double)q[(size_t)(m * heads.NH + h) * row + (size_t)i] *
+                                 (double)k[head + (size_t)s * row + (size_t)i];
+                    total += weight[(size_t)s] = exp(score / sqrt((double)hs));
+                }
+                for (int s = 0; s < num_keys; s++) {
+                    for (int i = 0; i < hs; i++) {
+                        size_t at = (size_t)(m * stride + h * hs + i);
+                        double part = weight[(size_t)s] / total * (double)v[head + (size_t)s * row + (size_t)i];
+                        (*out)[at] += part, (*magnitude)[at] += fabs(part);
+                    }
+                }
+            }
+        }
+    }
+};
+
+static double attention_difference(Random* random, DType dtype, int B, int T, int position, int NH, int hs,
+                                   bool is_decode) {
+    RandomAttention a(random, dtype, B, T, position, NH, hs);
+    Card<float> card_q(a.q), out(Floats(a.outputs(), 0.0f));
+    Card<char> card_k(a.k_bytes), card_v(a.v_bytes);
+    Card<int> card_step(a.step);
+    Device device;
+    Error error;
+    memset((void*)&device, 0, sizeof device);
+    device.att = out.data, device.q = card_q.data, device.step = card_step.data, device.stride = a.stride;
+    device.options.dtype = dtype;
+    if (!attend(&device, a.heads, card_k.data, card_v.data, B, is_decode, &error)) return UNEQUAL;
+    Doubles truth, magnitude;
+    a.truth(&truth, &magnitude);
+    return difference(out.read().data(), truth.data(), truth.size());
+}
+
+// matrix_attention, in bounds: the weights and the outputs are rounded, and expf and the sums are f32's.
+template <class Shape>
+static double matrix_attention_bounds(Random* random, DType dtype, int B, int T, int position, int NH, int hs) {
+    RandomAttention a(random, dtype, B, T, position, NH, hs);
+    DType format = (DType)matrix_format(dtype);
+    for (float& x : a.q) x = rounded(x, DTYPE_F16);
+    const uint16_t CANARY = 0x1234;
+    Card<float> card_q(a.q);
+    Card<uint16_t> out(std::vector<uint16_t>(a.outputs(), CANARY));
+    Card<char> card_k(a.k_bytes), card_v(a.v_bytes);
+    Card<int> card_step(a.step);
+    Device device;
+    memset((void*)&device, 0, sizeof device);
+    device.rounded_att = out.data, device.q = card_q.data, device.step = card_step.data, device.stride = a.stride;
+    device.options.dtype = dtype, device.matrix_lanes = Shape::LANES;
+    float score_scale = 1 / sqrtf((float)hs);
+    if (hs <= 64) launch_matrix_attention<Shape, 64>(&device, a.heads, card_k.data, card_v.data, B, score_scale);
+    else launch_matrix_attention<Shape, 128>(&device, a.heads, card_k.data, card_v.data, B, score_scale);
+    std::vector<uint16_t> found = out.read();
+    Doubles truth, magnitude;
+    a.truth(&truth, &magnitude);
+    double worst = 0;
+    for (size_t i = 0; i < found.size(); i++) {
+        if ((int)(i % (size_t)a.stride) >= NH * hs) {
+            if (found[i] != CANARY) return UNEQUAL;
+            continue;
+        }
+        float value;
+        row_to_f32(&value, &found[i], format, 1);
+        double bound = rounding(DTYPE_F16) * magnitude[i] + rounding(format) * fabs(truth[i]) + 4e-6;
+        worst = fmax(worst, value == value ? fabs((double)value - truth[i]) / bound : UNEQUAL);
+    }
+    return worst;
+}
+
+template <class Shape> static void check_matrix_attention(Tests* t, Random* random, const char* name) {
+    const int cases[][4] = {{9, 0, 2, 64},    {35, 5, 2, 15},  {70, 130, 1, 64},
+                            {17, 40, 1, 128}, {64, 31, 1, 80}, {65, 0, 1, 32}};
+    double worst = 0;
+    for (int i = 0; i < 6; i++) {
+        worst = fmax(worst, matrix_attention_bounds<Shape>(random, i % 2 == 0 ? DTYPE_F16 : DTYPE_BF16, i < 2 ? 2 : 1,
+                                                           cases[i][0], cases[i][1], cases[i][2], cases[i][3]));
+    }
+    test_check(t, worst <= 1,
+               "matrix_attention by %s, heads of 15 to 128, 9 to 70 queries, up to 200 keys: %.2f of what rounding "
+               "may lose against float64; nothing else is written",
+               name, worst);
+}
+
 template <class Shape> static void check_matrix_shape(Tests* t, Random* random, const char* name) {
     const int sizes[][3] = {{9, 15, 9}, {17, 64, 67}, {63, 96, 33}, {64, 45, 128}, {65, 160, 24}, {130, 32, 131}};
     const DType dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_Q8};
     const OutputKind kinds[] = {OUTPUT_STORE, OUTPUT_GELU, OUTPUT_ADD};
+    check_matrix_attention<Shape>(t, random, name);
     for (int d = 0; d < 3; d++) {
         MatrixVerdict all = {0, 0, true, true};
         for (int s = d; s < 6; s += d == 0 ? 1 : 2) { // bf16 takes them all
@@ -374,58 +503,6 @@ static void check_matrix_shapes(Tests* t, Random* random) {
 #else
     check_matrix_shape<NativeShape>(t, random, "the card's own instruction");
 #endif
-}
-
-// Attention over random caches beside matrices of the format, for B sequences in crossed slots.
-static double attention_difference(Random* random, DType dtype, int B, int T, int position, int NH, int hs,
-                                   bool is_decode) {
-    Heads heads = {NH * hs, NH, hs, round_up(hs, HEAD_ALIGN), position + T + 3, T};
-    DType cache_dtype = (DType)cache_format(dtype);
-    const int batch = B + 1, stride = padded(NH * hs);
-    size_t row = (size_t)heads.head_stride, cache = (size_t)(batch * NH * heads.maxT) * row;
-    Floats q = random->floats((size_t)(B * T * NH) * row, 2), k = random->floats(cache, 2),
-           v = random->floats(cache, 1);
-    for (size_t i = 0; i < q.size(); i++) q[i] = (int)(i % row) < hs ? q[i] : 0;
-    for (size_t i = 0; i < k.size(); i++) k[i] = (int)(i % row) < hs ? k[i] : 0;
-    std::vector<char> k_bytes(cache * dtype_size(cache_dtype)), v_bytes(k_bytes.size());
-    row_from_f32(k_bytes.data(), NULL, k.data(), cache_dtype, cache),
-        row_to_f32(k.data(), k_bytes.data(), cache_dtype, cache);
-    row_from_f32(v_bytes.data(), NULL, v.data(), cache_dtype, cache),
-        row_to_f32(v.data(), v_bytes.data(), cache_dtype, cache);
-    std::vector<int> step(1, position);
-    for (int b = 0; b < B; b++) step.push_back(batch - 1 - b);
-    Card<float> card_q(q), out(Floats((size_t)(B * T * stride), 0.0f));
-    Card<char> card_k(k_bytes), card_v(v_bytes);
-    Card<int> card_step(step);
-    Device device;
-    Error error;
-    memset((void*)&device, 0, sizeof device);
-    device.att = out.data, device.q = card_q.data, device.step = card_step.data, device.stride = stride;
-    device.options.dtype = dtype;
-    if (!attend(&device, heads, card_k.data, card_v.data, B, is_decode, &error)) return UNEQUAL;
-
-    Doubles truth((size_t)(B * T * stride), 0.0);
-    for (int m = 0; m < B * T; m++) {
-        for (int h = 0; h < NH; h++) {
-            size_t head = (size_t)((step[(size_t)(1 + m / T)] * NH + h) * heads.maxT) * row;
-            int num_keys = position + m % T + 1;
-            Doubles weight((size_t)num_keys);
-            double total = 0;
-            for (int s = 0; s < num_keys; s++) {
-                double score = 0;
-                for (int i = 0; i < hs; i++)
-                    score += (double)q[(size_t)(m * NH + h) * row + (size_t)i] *
-                             (double)k[head + (size_t)s * row + (size_t)i];
-                total += weight[(size_t)s] = exp(score / sqrt((double)hs));
-            }
-            for (int s = 0; s < num_keys; s++) {
-                for (int i = 0; i < hs; i++)
-                    truth[(size_t)(m * stride + h * hs + i)] +=
-                        weight[(size_t)s] / total * (double)v[head + (size_t)s * row + (size_t)i];
-            }
-        }
-    }
-    return difference(out.read().data(), truth.data(), truth.size());
 }
 
 static void check_kernels(Tests* t, Random* random) {
