@@ -8,6 +8,7 @@
 //   ASan        sees the exact buffers, and each switch of fibers (-fsanitize=address)
 //   TSan        sees each GPU thread as a thread of its own, ordered only by launches and barriers, so it finds a
 //               missing __syncthreads and a race between blocks (-fsanitize=thread)
+//   matrices    the matrix instructions of each family of chips are modelled in matrix_instructions.h
 //   errors      hip_host::state() can take away the device, its memory, its code, or fail the n-th call
 // A shuffle or barrier that not every thread of its group reaches is reported instead of hanging.
 #ifndef HIP_HOST_RUNTIME_H
@@ -199,7 +200,9 @@ struct Block {
     char barrier_tags[2], start_tag, end_tag; // what TSan orders barriers, the block's start and its end by
     Meeting groups[MAX_BLOCK_THREADS];        // by the group's first thread
     uint64_t values[2][MAX_BLOCK_THREADS];    // exchanged by shuffles
-    char* shared;                             // dynamic shared memory
+    Meeting waves[MAX_BLOCK_THREADS];         // the same for matrix instructions, whose groups are whole waves
+    uint64_t operands[2][MAX_BLOCK_THREADS];
+    char* shared; // dynamic shared memory
     const char* kernel;
     const std::function<void()>* body;
 };
@@ -293,6 +296,19 @@ HIP_HOST_UNSEEN inline uint64_t exchange(uint64_t value, unsigned source, unsign
     b->values[meeting->generation & 1][self] = value;
     unsigned parity = meet(meeting, width);
     return b->values[parity][first + source];
+}
+
+// What each lane of a group brings: all (width, count) from mine (count).
+HIP_HOST_UNSEEN inline void gather(uint64_t* all, const uint64_t* mine, unsigned count, unsigned width) {
+    Block* b = block();
+    unsigned self = b->current->index, first = self / width * width;
+    Meeting* meeting = &b->waves[first];
+    if (first + width > b->num_threads) give_up("a matrix instruction in a wave that is not whole");
+    for (unsigned w = 0; w < count; w++) {
+        b->operands[meeting->generation & 1][self] = mine[w];
+        unsigned parity = meet(meeting, width);
+        for (unsigned l = 0; l < width; l++) all[l * count + w] = b->operands[parity][first + l];
+    }
 }
 
 template <class T> T shuffle(T value, unsigned source, unsigned width) {
@@ -586,6 +602,8 @@ inline bool copy_ok(void* to, const void* from, size_t bytes, hipMemcpyKind kind
 }
 
 } // namespace hip_host
+
+#include "matrix_instructions.h"
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Names that kernels use
