@@ -80,6 +80,9 @@ static void test_kinds(const Bench* bench) {
          START("\x7f"
                "ELF\2"),
          0, "program"},
+        {"an old ggmf file", START("fmgg"), 0, "ggmf"},
+        {"a PNG picture", START("\x89PNG\r\n"), 0, "picture"},
+        {"a JPEG picture", START("\xff\xd8\xff\xe0"), 0, "picture"},
         {"a PDF", START("%PDF-1.7"), 0, "PDF"},
         {"a web page", START("<!DOCTYPE html><title>404"), 0, "web page"},
         {"an XML error of a file server", START("<?xml version=\"1.0\"?><Error><Code>AccessDenied"), 0, "web page"},
