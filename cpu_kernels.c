@@ -444,11 +444,13 @@ static void gelu_forward(float* out, size_t n) {
     memcpy(out + i, &x, (n - i) * sizeof(float));
 }
 
+enum { STREAM_AHEAD = 1024 }; // bytes; 1.5 and 2.5 KB are as good, a whole row of 6 KB is not (dev/CPU.md)
+
 // Columns [begin, p->end) for so few rows that each weight is used once. What counts is how memory is read: the MR rows
 // of a tile come from MR streams, each of which goes straight through its part of the weights.
 INLINE void product_streams(const Product* p, Arithmetic arithmetic, size_t R, size_t begin, int nr) {
     size_t apart = (p->end - begin + MR - 1) / MR;
-    for (size_t i = 0; i < apart; i++) product_tile(p, arithmetic, 0, R, begin + i, apart, p->weight_bytes, nr);
+    for (size_t i = 0; i < apart; i++) product_tile(p, arithmetic, 0, R, begin + i, apart, STREAM_AHEAD, nr);
     for (size_t n = 0; n < R && p->epilogue == EPILOGUE_GELU; n++) {
         gelu_forward(p->out + n * p->OC + begin, p->end - begin);
     }
