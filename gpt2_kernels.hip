@@ -25,6 +25,7 @@
 #include <stdlib.h>
 
 #include "gpt2_kernels.h"
+#include "gpt2_matrix.h"
 
 enum {
     GROUP = 32,                      // lanes that shuffle together
@@ -45,6 +46,8 @@ enum {
     SCORE_SLICE = 64,                // channels of q and k that prefill_attention holds in shared memory at once
     QUERIES_PER_GROUP = 4,           // of prefill_attention
     QUERIES = GROUPS * QUERIES_PER_GROUP,
+    ATTENTION_WAVES = 4,             // of one of its blocks, each with 16 queries
+    PROBE_ANSWERS = 2,
     MAX_ALLOCATIONS = 64
 };
 
@@ -91,6 +94,10 @@ __device__ static __forceinline__ uint16_t float_to_half(float f) {
     uint16_t bits;
     memcpy(&bits, &half, sizeof bits);
     return bits;
+#elif defined(__CUDA_ARCH__)
+    uint16_t bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(f));
+    return bits;
 #else
     unsigned bits = bits_of_float(f), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);
@@ -100,6 +107,36 @@ __device__ static __forceinline__ uint16_t float_to_half(float f) {
     }
     return (uint16_t)(sign | (magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000) >> 13);
 #endif
+}
+
+// binary32 to bfloat16, to nearest, ties to even.
+__device__ static __forceinline__ uint16_t float_to_bf16(float f) {
+    unsigned bits = bits_of_float(f);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40); // a NaN stays one
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// What a matrix instruction multiplies with weights of a format.
+__host__ __device__ static constexpr int matrix_format(int dtype) {
+    return dtype == DTYPE_F16 || dtype == DTYPE_Q8 ? DTYPE_F16 : DTYPE_BF16;
+}
+
+// Activations (rows, ...) on their way from one kernel to the next, as the matrix product that reads them wants them: f32,
+// or rounded to the bf16 or f16 that a matrix instruction multiplies.
+struct Activation {
+    void* data;
+    int format; // DTYPE_F32, or matrix_format() of the weights
+};
+
+// One activation rounded for a matrix instruction. What is finite stays so.
+__device__ static __forceinline__ uint16_t rounded_activation(int format, float value) {
+    if (format == DTYPE_BF16) return float_to_bf16(value);
+    return float_to_half(fabsf(value) < INFINITY ? fminf(fmaxf(value, -65504), 65504) : value);
+}
+
+__device__ static __forceinline__ void activation_put(Activation out, size_t at, float value) {
+    if (out.format == DTYPE_F32) ((float*)out.data)[at] = value;
+    else ((uint16_t*)out.data)[at] = rounded_activation(out.format, value);
 }
 
 // Weights as they lie on the card: rows (rows, stride) with stride = columns rounded up to ROW_ALIGN, zeros behind.
@@ -192,7 +229,7 @@ __device__ static __forceinline__ float gelu(float x) {
 // What is done to sum + bias.
 enum OutputKind {
     OUTPUT_STORE, // out = value
-    OUTPUT_GELU,  // out = GELU(value)
+    OUTPUT_GELU,  // hidden = GELU(value)
     OUTPUT_ADD,   // out += value: the residual connection
     OUTPUT_QKV    // q goes to out, k and v to this layer's cache
 };
@@ -211,6 +248,7 @@ struct Output {
     int kind;
     int stride;       // floats from one row of out to the next
     float* out;       // (rows, stride); OUTPUT_QKV: (rows, NH, head_stride)
+    Activation hidden; // OUTPUT_GELU: (rows, stride), in place of out
     void* keys;       // OUTPUT_QKV: this layer's caches (max_batch, NH, maxT, head_stride)
     void* values;
     const int* step;  // OUTPUT_QKV: [position, slots (max_batch), tokens]
@@ -222,34 +260,65 @@ __device__ static __forceinline__ size_t cache_offset(Heads heads, int slot, int
     return ((size_t)slot * (size_t)heads.NH + (size_t)head) * (size_t)heads.maxT * (size_t)heads.head_stride;
 }
 
-// Puts away column `column` of row `row`. CACHE is the format of the KV cache.
-template <int CACHE>
-__device__ static __forceinline__ void put(Output output, int row, int column, float value) {
-    if (output.kind != OUTPUT_QKV) {
-        float* out = output.out + (size_t)row * (size_t)output.stride + column;
-        if (output.kind == OUTPUT_GELU) value = gelu(value);
-        *out = output.kind == OUTPUT_ADD ? *out + value : value;
-        return;
-    }
-    Heads heads = output.heads;
-    int part = column / heads.C, head = column % heads.C / heads.hs, channel = column % heads.C % heads.hs;
-    if (part == 0) {
-        output.out[((size_t)row * (size_t)heads.NH + (size_t)head) * (size_t)heads.head_stride + channel] = value;
-        return;
-    }
+// Where one row of a matrix product goes: element 0 of its row of `out`, and for OUTPUT_QKV of its token in the cache.
+struct RowPlace {
+    size_t out, cache;
+};
+
+__device__ static __forceinline__ RowPlace row_place(const Output& output, int row) {
+    const Heads& heads = output.heads;
+    RowPlace place = {(size_t)row * (size_t)output.stride, 0};
+    if (output.kind != OUTPUT_QKV) return place;
     int slot = output.step[1 + row / heads.T], position = output.step[0] + row % heads.T;
-    void* cache = part == 1 ? output.keys : output.values;
-    size_t at = cache_offset(heads, slot, head) + (size_t)position * (size_t)heads.head_stride + (size_t)channel;
-    if (CACHE == DTYPE_F32) ((float*)cache)[at] = value;
-    else ((uint16_t*)cache)[at] = float_to_half(value);
+    place.out = (size_t)row * (size_t)(heads.NH * heads.head_stride);
+    place.cache = cache_offset(heads, slot, 0) + (size_t)position * (size_t)heads.head_stride;
+    return place;
+}
+
+// Where one column goes from there. OUTPUT_QKV: part 0 is q, 1 k, 2 v.
+struct ColumnPlace {
+    int part;
+    size_t at;
+};
+
+__device__ static __forceinline__ ColumnPlace column_place(const Output& output, int column) {
+    const Heads& heads = output.heads;
+    ColumnPlace place = {0, (size_t)column};
+    if (output.kind != OUTPUT_QKV) return place;
+    int head = column % heads.C / heads.hs, channel = column % heads.C % heads.hs;
+    place.part = column / heads.C;
+    place.at = (place.part == 0 ? (size_t)(head * heads.head_stride) : cache_offset(heads, 0, head)) + (size_t)channel;
+    return place;
+}
+
+// Puts away one sum + bias. CACHE is the format of the KV cache.
+template <int CACHE>
+__device__ static __forceinline__ void put_at(const Output& output, RowPlace row, ColumnPlace column, float value) {
+    if (column.part > 0) {
+        void* cache = column.part == 1 ? output.keys : output.values;
+        if (CACHE == DTYPE_F32) ((float*)cache)[row.cache + column.at] = value;
+        else ((uint16_t*)cache)[row.cache + column.at] = float_to_half(value);
+    } else if (output.kind == OUTPUT_GELU) {
+        activation_put(output.hidden, row.out + column.at, gelu(value));
+    } else {
+        float* out = output.out + row.out + column.at;
+        *out = output.kind == OUTPUT_ADD ? *out + value : value;
+    }
+}
+
+// The same by the numbers of row and column.
+template <int CACHE>
+__device__ static __forceinline__ void put(const Output& output, int row, int column, float value) {
+    put_at<CACHE>(output, row_place(output, row), column_place(output, column), value);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Kernels
 
-// Tells that code for this card is there and runs: answer[0] = lanes of a wave.
+// Tells that code for this card is there and runs: answer[0] = lanes of a wave, answer[1] = lanes that a matrix
+// instruction takes, 0 where there is none.
 extern "C" __global__ void __launch_bounds__(THREADS) probe(int* answer) {
-    if (threadIdx.x == 0) answer[0] = warpSize;
+    if (threadIdx.x == 0) answer[0] = warpSize, answer[1] = NativeShape::IS_THERE ? NativeShape::LANES : 0;
 }
 
 // x (rows, stride) = wte[token] + wpe[position]: what a token means plus where it stands. One block per row.
@@ -277,7 +346,7 @@ __global__ void __launch_bounds__(THREADS) embed(float* x, Matrix wte, Matrix wp
 // out (rows, stride) = (x - mean) / sqrt(variance + 1e-5) * weight + bias over the C channels of a row: LayerNorm, Ba
 // et al. 2016. One block per row. Row r is made from row r / count * pitch + first + r % count of `in`: `count` rows
 // out of every `pitch`, starting at `first`.
-extern "C" __global__ void __launch_bounds__(THREADS) layernorm(float* out, const float* in, const float* weight,
+extern "C" __global__ void __launch_bounds__(THREADS) layernorm(Activation out, const float* in, const float* weight,
                                                                 const float* bias, int C, int stride, int count,
                                                                 int pitch, int first) {
     __shared__ float partial[GROUPS];
@@ -289,7 +358,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) layernorm(float* out, cons
     for (int c = (int)threadIdx.x; c < C; c += THREADS) squares += (x[c] - mean) * (x[c] - mean);
     float scale = 1.0f / sqrtf(block_sum(squares, partial) / (float)C + 1e-5f);
     for (int c = (int)threadIdx.x; c < C; c += THREADS) {
-        out[(size_t)row * (size_t)stride + c] = (x[c] - mean) * scale * weight[c] + bias[c];
+        activation_put(out, (size_t)row * (size_t)stride + (size_t)c, (x[c] - mean) * scale * weight[c] + bias[c]);
     }
 }
 
@@ -435,6 +504,276 @@ __global__ void __launch_bounds__(THREADS) prefill_matmul(Output output, const f
     }
 }
 
+// The tiles of matrix_matmul: SIZE x SIZE outputs for a block, DEPTH columns of both factors in shared memory at a time.
+// The waves share the outputs as DOWN x ACROSS rectangles. Whatever the tile, each output is summed in the same order.
+template <class Shape, int SIZE> struct Tiling {
+    enum {
+        DOWN = 2,
+        ACROSS = SIZE == 128 ? 4 : 2,
+        THREADS_OF_BLOCK = DOWN * ACROSS * Shape::LANES,
+        ROWS = SIZE / DOWN / FRAGMENT,       // fragments of one wave
+        COLUMNS = SIZE / ACROSS / FRAGMENT,
+        DEPTH = SIZE == 128 ? 32 : 64,
+        CHUNKS = DEPTH / CHUNK               // packs of one row of a tile
+    };
+};
+
+// Where a pack lies in a tile in shared memory. Rows follow each other without a gap; the order of the packs in a row
+// changes from row to row, so that the 8 lanes that a chip serves at a time find theirs in 8 different places of 128 bytes,
+// be it the same chunk of 8 rows or 4 chunks of 2 rows.
+template <int CHUNKS> __device__ static __forceinline__ int pack_place(int row, int chunk) {
+    return row * CHUNKS + (chunk ^ (((row & 1) << 2 | (row >> 1 & 3)) & (CHUNKS - 1)));
+}
+
+// Copies a pack from global to shared memory without a register in between, or zeros; it is there after copies_await.
+// The harness copies at once.
+__device__ static __forceinline__ void copy_async(uint4* to, const uint4* from, bool is_inside) {
+#ifdef __CUDA_ARCH__
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :: "r"((unsigned)__cvta_generic_to_shared(to)), "l"(__cvta_generic_to_global(from)), "r"(is_inside ? 16 : 0)
+                 : "memory");
+#else
+    *to = is_inside ? *from : make_uint4(0, 0, 0, 0);
+#endif
+}
+
+// Ends a group of copies.
+__device__ static __forceinline__ void copies_end_group() {
+#ifdef __CUDA_ARCH__
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits until all groups but the last one are there.
+__device__ static __forceinline__ void copies_await() {
+#ifdef __CUDA_ARCH__
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+#endif
+}
+
+__device__ static __forceinline__ uint4 floats_to_halves(float4 a, float4 b) {
+    const float in[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    unsigned pairs[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        unsigned low = rounded_activation(DTYPE_F16, in[2 * i]), high = rounded_activation(DTYPE_F16, in[2 * i + 1]);
+        pairs[i] = low | high << 16;
+    }
+    return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+
+// Eight int8 as f16, which holds them exactly.
+__device__ static __forceinline__ uint4 bytes_to_halves(unsigned low, unsigned high) {
+    unsigned pairs[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        unsigned quad = (i < 2 ? low : high) >> (i % 2 * 16);
+        pairs[i] = (unsigned)float_to_half((float)(int8_t)quad) | (unsigned)float_to_half((float)(int8_t)(quad >> 8)) << 16;
+    }
+    return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+
+// How a block of matrix_matmul brings its tiles into shared memory: rows first_row... of the activations and rows
+// first_column... of the weights (what is past the last repeats it), zeros past the end of the rows. Where the chip can copy
+// to shared memory by itself (ASYNC), AHEAD tiles are on their way, else the next one waits in registers.
+template <class Shape, int DTYPE, int SIZE> struct TileStream {
+    typedef Tiling<Shape, SIZE> Tile;
+    enum {
+        IS_Q8 = DTYPE == DTYPE_Q8,
+        ASYNC = Shape::HAS_ASYNC_COPIES && !IS_Q8, // bytes have to be widened on the way
+        AHEAD = ASYNC ? 2 : 1,
+        STAGES = AHEAD + 1,
+        THREADS_OF_BLOCK = Tile::THREADS_OF_BLOCK,
+        CHUNKS = Tile::CHUNKS,
+        WIDE_ROWS = IS_Q8 ? SIZE : 2 * SIZE,       // that lie in memory with 16 bits
+        WIDE_PACKS = WIDE_ROWS * CHUNKS / THREADS_OF_BLOCK,
+        BYTE_CHUNKS = CHUNKS / 2,                  // Q8: packs in a row
+        BYTE_PACKS = SIZE * BYTE_CHUNKS,           // at most one for each thread
+        SCALES = Tile::DEPTH / Q8_BLOCK
+    };
+    struct Stage {
+        uint4 packs[2 * SIZE * CHUNKS + (IS_Q8 ? SCALES * SIZE / 4 : 0)]; // activations, weights, their scales (SCALES, SIZE)
+        __device__ __forceinline__ float* scales() { return (float*)(void*)(packs + 2 * SIZE * CHUNKS); }
+    };
+    const uint16_t* in;
+    Matrix weight;
+    int first_row, rows, first_column, OC, stride;
+    uint4 wide[WIDE_PACKS], bytes[IS_Q8 ? (BYTE_PACKS + THREADS_OF_BLOCK - 1) / THREADS_OF_BLOCK : 1];
+    float scale;
+
+    // Starts the loads of columns start to start + DEPTH.
+    __device__ __forceinline__ void fetch(Stage* stage, int start) {
+#pragma unroll
+        for (int i = 0; i < WIDE_PACKS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK, row = number / CHUNKS, chunk = number % CHUNKS;
+            bool is_inside = start + chunk * CHUNK < stride;
+            const uint16_t* from = row < SIZE ? in + (size_t)min(first_row + row, rows - 1) * (size_t)stride
+                                              : (const uint16_t*)weight.data + (size_t)min(first_column + row - SIZE, OC - 1) * (size_t)stride;
+            const uint4* pack = (const uint4*)(from + (is_inside ? start + chunk * CHUNK : 0));
+            if (ASYNC) {
+                copy_async(&stage->packs[pack_place<CHUNKS>(row, chunk)], pack, is_inside);
+            } else { // loaded in any case, for a branch would wait for it
+                uint4 loaded = *pack;
+                wide[i] = is_inside ? loaded : make_uint4(0, 0, 0, 0);
+            }
+        }
+        if (IS_Q8) fetch_bytes(start);
+    }
+
+    __device__ __forceinline__ void fetch_bytes(int start) {
+        int blocks = stride / Q8_BLOCK;
+#pragma unroll
+        for (int i = 0; i * THREADS_OF_BLOCK < BYTE_PACKS; i++) {
+            int number = min((int)threadIdx.x + i * THREADS_OF_BLOCK, BYTE_PACKS - 1), row = number / BYTE_CHUNKS;
+            int at = start + number % BYTE_CHUNKS * 16;
+            const char* from = (const char*)weight.data + (size_t)min(first_column + row, OC - 1) * (size_t)stride;
+            uint4 loaded = *(const uint4*)(from + (at < stride ? at : 0));
+            bytes[i] = at < stride ? loaded : make_uint4(0, 0, 0, 0);
+        }
+        int row = (int)threadIdx.x % SIZE, block = start / Q8_BLOCK + (int)threadIdx.x / SIZE;
+        scale = 0;
+        if ((int)threadIdx.x < SIZE * SCALES && block < blocks) {
+            scale = half_to_float(weight.scales[(size_t)min(first_column + row, OC - 1) * (size_t)blocks + (size_t)block]);
+        }
+    }
+
+    // Puts what fetch brought into registers where it belongs.
+    __device__ __forceinline__ void land(Stage* stage) const {
+        if (!ASYNC) {
+#pragma unroll
+            for (int i = 0; i < WIDE_PACKS; i++) {
+                int number = (int)threadIdx.x + i * THREADS_OF_BLOCK;
+                stage->packs[pack_place<CHUNKS>(number / CHUNKS, number % CHUNKS)] = wide[i];
+            }
+        }
+        if (IS_Q8) land_bytes(stage);
+    }
+
+    __device__ __forceinline__ void land_bytes(Stage* stage) const {
+#pragma unroll
+        for (int i = 0; i * THREADS_OF_BLOCK < BYTE_PACKS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK;
+            int row = SIZE + number / BYTE_CHUNKS, chunk = number % BYTE_CHUNKS * 2;
+            if (number >= BYTE_PACKS) break;
+            stage->packs[pack_place<CHUNKS>(row, chunk)] = bytes_to_halves(bytes[i].x, bytes[i].y);
+            stage->packs[pack_place<CHUNKS>(row, chunk + 1)] = bytes_to_halves(bytes[i].z, bytes[i].w);
+        }
+        if ((int)threadIdx.x < SIZE * SCALES) stage->scales()[threadIdx.x] = scale;
+    }
+};
+
+// A lane's packs of the fragment that begins at row `first_row` of a tile, at step `step`.
+template <class Shape, int CHUNKS>
+__device__ static __forceinline__ void load_fragment(uint4* packs, const uint4* tile, int lane, int first_row, int step) {
+#pragma unroll
+    for (int p = 0; p < Shape::PACKS; p++) {
+        packs[p] = tile[pack_place<CHUNKS>(first_row + Shape::row(lane, p), step * STEP_CHUNKS + Shape::chunk(lane, p))];
+    }
+}
+
+// Adds the product of one Q8 block: its sums, multiplied by the scale of their column.
+template <class Shape>
+__device__ static __forceinline__ void multiply_block(typename Shape::Sums* sums, const uint4* a, const uint4* b, const float* scales,
+                                                      int lane) {
+    typename Shape::Sums block;
+#pragma unroll
+    for (int i = 0; i < Shape::SUMS; i++) block[i] = 0;
+    Shape::template multiply<true>(&block, a, b);
+#pragma unroll
+    for (int i = 0; i < Shape::SUMS; i++) (*sums)[i] = fmaf(scales[Shape::sum_column(lane, i)], block[i], (*sums)[i]);
+}
+
+// The product for many rows on a chip with matrix instructions: in (rows, stride) has been rounded to what they multiply,
+// matrix_format(); products are exact and sums f32. Bytes of q8 are exact in f16, which rounds `in` 8 times finer than bf16
+// would; each block of 32 is summed by itself and its f32 sum multiplied by the scale. So nothing but the rounding of `in`
+// is lost, whatever the weights.
+template <class Shape, int DTYPE, int SIZE>
+__global__ void __launch_bounds__((Tiling<Shape, SIZE>::THREADS_OF_BLOCK))
+matrix_matmul(Output output, const uint16_t* in, Matrix weight, const float* bias, int rows, int stride, int OC) {
+    typedef Tiling<Shape, SIZE> Tile;
+    typedef TileStream<Shape, DTYPE, SIZE> Stream;
+    typedef typename Shape::Sums Sums;
+    __shared__ typename Stream::Stage stages[Stream::STAGES];
+    if (!Shape::IS_THERE) return; // never launched there
+    int lane = (int)threadIdx.x % Shape::LANES, wave = (int)threadIdx.x / Shape::LANES;
+    int my_row = wave / Tile::ACROSS * Tile::ROWS * FRAGMENT, my_column = wave % Tile::ACROSS * Tile::COLUMNS * FRAGMENT;
+    Stream stream;
+    stream.in = in, stream.weight = weight, stream.rows = rows, stream.OC = OC, stream.stride = stride;
+    stream.first_row = (int)blockIdx.x * SIZE, stream.first_column = (int)blockIdx.y * SIZE;
+    Sums sums[Tile::ROWS][Tile::COLUMNS];
+#pragma unroll
+    for (int i = 0; i < Tile::ROWS * Tile::COLUMNS * Shape::SUMS; i++) {
+        sums[i / Shape::SUMS / Tile::COLUMNS][i / Shape::SUMS % Tile::COLUMNS][i % Shape::SUMS] = 0;
+    }
+    int tiles = (stride + Tile::DEPTH - 1) / Tile::DEPTH;
+    for (int t = 0; t < Stream::AHEAD; t++) {
+        if (t < tiles) {
+            stream.fetch(&stages[t], t * Tile::DEPTH);
+            stream.land(&stages[t]);
+        }
+        if (Stream::ASYNC) copies_end_group();
+    }
+    for (int t = 0; t < tiles; t++) {
+        if (Stream::ASYNC) copies_await();
+        __syncthreads(); // tile t is there, and the stage of tile t - 1, where the next one goes, was read by everyone
+        typename Stream::Stage *stage = &stages[t % Stream::STAGES], *next = &stages[(t + Stream::AHEAD) % Stream::STAGES];
+        bool is_more = t + Stream::AHEAD < tiles;
+        if (is_more) stream.fetch(next, (t + Stream::AHEAD) * Tile::DEPTH);
+        if (Stream::ASYNC) copies_end_group();
+#pragma unroll
+        for (int step = 0; step < Tile::DEPTH / STEP; step++) {
+            uint4 b[Tile::COLUMNS][Shape::PACKS];
+#pragma unroll
+            for (int n = 0; n < Tile::COLUMNS; n++) {
+                load_fragment<Shape, Tile::CHUNKS>(b[n], stage->packs, lane, SIZE + my_column + n * FRAGMENT, step);
+            }
+#pragma unroll
+            for (int m = 0; m < Tile::ROWS; m++) {
+                uint4 a[Shape::PACKS];
+                load_fragment<Shape, Tile::CHUNKS>(a, stage->packs, lane, my_row + m * FRAGMENT, step);
+#pragma unroll
+                for (int n = 0; n < Tile::COLUMNS; n++) {
+                    const float* scales = stage->scales() + step * SIZE + my_column + n * FRAGMENT;
+                    if (DTYPE == DTYPE_Q8) multiply_block<Shape>(&sums[m][n], a, b[n], scales, lane);
+                    else Shape::template multiply<DTYPE == DTYPE_F16>(&sums[m][n], a, b[n]);
+                }
+            }
+        }
+        if (is_more) stream.land(next);
+    }
+
+    // where rows and columns go takes divisions, so each is looked up once and shared
+    RowPlace* row_places = (RowPlace*)(void*)stages;
+    ColumnPlace* column_places = (ColumnPlace*)(void*)(row_places + SIZE);
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < SIZE; i += Tile::THREADS_OF_BLOCK) {
+        row_places[i] = row_place(output, min(stream.first_row + i, rows - 1));
+        column_places[i] = column_place(output, min(stream.first_column + i, OC - 1));
+    }
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < Tile::COLUMNS; n++) {
+        ColumnPlace places[Shape::SUMS];
+        float biases[Shape::SUMS];
+#pragma unroll
+        for (int i = 0; i < Shape::SUMS; i++) {
+            int column = my_column + n * FRAGMENT + Shape::sum_column(lane, i);
+            places[i] = column_places[column];
+            biases[i] = bias == NULL ? 0 : bias[min(stream.first_column + column, OC - 1)];
+        }
+#pragma unroll
+        for (int m = 0; m < Tile::ROWS; m++) {
+#pragma unroll
+            for (int i = 0; i < Shape::SUMS; i++) {
+                int row = my_row + m * FRAGMENT + Shape::sum_row(lane, i);
+                int column = my_column + n * FRAGMENT + Shape::sum_column(lane, i);
+                if (stream.first_row + row >= rows || stream.first_column + column >= OC) continue;
+                put_at<cache_format(DTYPE)>(output, row_places[row], places[i], sums[m][n][i] + biases[i]);
+            }
+        }
+    }
+}
+
 // The state of an online softmax (Milakov and Gimelshein 2018) in a group of lanes: the largest score so far, and the
 // sums of exp(score - largest) and of that times v. When a larger score comes, what was summed shrinks accordingly.
 struct OnlineSoftmax {
@@ -537,7 +876,7 @@ template <int CACHE> __device__ static __forceinline__ void widen_pack(float* ou
 // one tile, in registers. Tiles lie at multiples of KEYS from position 0, and a tile beyond a query's own position
 // changes nothing, so where a chunk or a block begins does not show.
 template <int CACHE>
-__global__ void __launch_bounds__(THREADS) prefill_attention(float* out, const float* q, const void* keys,
+__global__ void __launch_bounds__(THREADS) prefill_attention(Activation out, const float* q, const void* keys,
                                                              const void* values, const int* step, Heads heads,
                                                              int stride, float score_scale) {
     enum { PACK = Format<CACHE>::PACK };
@@ -616,12 +955,200 @@ __global__ void __launch_bounds__(THREADS) prefill_attention(float* out, const f
     for (int j = 0; j < QUERIES_PER_GROUP; j++) {
         int query = first_query + group * QUERIES_PER_GROUP + j;
         if (query >= heads.T) continue;
-        float* out_row = out + (size_t)(b * heads.T + query) * (size_t)stride + (size_t)(head * heads.hs);
+        size_t out_row = (size_t)(b * heads.T + query) * (size_t)stride + (size_t)(head * heads.hs);
 #pragma unroll
         for (int i = 0; i < SUMS; i++) {
             int channel = slice + i * GROUP + lane;
-            if (channel < heads.hs) out_row[channel] = softmax[j].sum[i] / softmax[j].total;
+            if (channel < heads.hs) activation_put(out, out_row + (size_t)channel, softmax[j].sum[i] / softmax[j].total);
         }
+    }
+}
+
+// How a block of matrix_attention brings keys and values of one head into shared memory, KEY_TILE positions at a time: the
+// keys as they are, the values transposed, for the product sums over positions. Zeros past the head's end; what is past the
+// last position repeats it.
+template <class Shape, int HEAD> struct CacheStream {
+    enum {
+        THREADS_OF_BLOCK = ATTENTION_WAVES * Shape::LANES,
+        KEY_TILE = HEAD <= 64 ? 64 : 32, // by the registers and the shared memory that there are
+        CHUNKS = HEAD / CHUNK,
+        KEY_PACKS = KEY_TILE * CHUNKS / THREADS_OF_BLOCK,
+        VALUE_PAIRS = KEY_TILE / 2 * CHUNKS / THREADS_OF_BLOCK
+    };
+    const uint4 *keys, *values; // of this head
+    int num_keys, packs;        // packs: of one position
+    uint4 key[KEY_PACKS], value[VALUE_PAIRS][2];
+
+    __device__ __forceinline__ uint4 load(const uint4* cache, int position, int chunk) const {
+        uint4 loaded = cache[(size_t)min(position, num_keys - 1) * (size_t)packs + (size_t)min(chunk, packs - 1)];
+        return chunk < packs ? loaded : make_uint4(0, 0, 0, 0);
+    }
+
+    __device__ __forceinline__ void fetch(int tile) {
+#pragma unroll
+        for (int i = 0; i < KEY_PACKS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK;
+            key[i] = load(keys, tile + number / CHUNKS, number % CHUNKS);
+        }
+#pragma unroll
+        for (int i = 0; i < VALUE_PAIRS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK, position = tile + number % (KEY_TILE / 2) * 2;
+            value[i][0] = load(values, position, number / (KEY_TILE / 2));
+            value[i][1] = load(values, position + 1, number / (KEY_TILE / 2));
+        }
+    }
+
+    // key_tile (KEY_TILE, HEAD), value_tile (HEAD, KEY_TILE), both f16.
+    __device__ __forceinline__ void land(uint4* key_tile, uint4* value_tile) const {
+#pragma unroll
+        for (int i = 0; i < KEY_PACKS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK;
+            key_tile[pack_place<CHUNKS>(number / CHUNKS, number % CHUNKS)] = key[i];
+        }
+#pragma unroll
+        for (int i = 0; i < VALUE_PAIRS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK, position = number % (KEY_TILE / 2) * 2;
+            int channel = number / (KEY_TILE / 2) * CHUNK;
+            const unsigned first[4] = {value[i][0].x, value[i][0].y, value[i][0].z, value[i][0].w};
+            const unsigned second[4] = {value[i][1].x, value[i][1].y, value[i][1].z, value[i][1].w};
+#pragma unroll
+            for (int j = 0; j < CHUNK; j++) {
+                unsigned low = first[j / 2] >> (j % 2 * 16) & 0xffff, high = second[j / 2] >> (j % 2 * 16) << 16;
+                unsigned* row = (unsigned*)(void*)&value_tile[pack_place<KEY_TILE / CHUNK>(channel + j, position / CHUNK)];
+                row[position % CHUNK / 2] = low | high;
+            }
+        }
+    }
+};
+
+// The largest, or the sum, of what the lanes bring that have sums of the same columns.
+template <class Shape, bool IS_SUM> __device__ static __forceinline__ float column_reduce(float value) {
+#pragma unroll
+    for (int distance = Shape::COLUMN_LANES; distance < Shape::LANES; distance *= 2) {
+        float other = __shfl_xor(value, distance, Shape::LANES);
+        value = IS_SUM ? value + other : fmaxf(value, other);
+    }
+    return value;
+}
+
+// Causal attention of many queries by matrix instructions, for heads of at most HEAD channels and a cache in f16; q is
+// rounded to f16, and so are the weights of the softmax. One block per ATTENTION_WAVES x 16 queries of a sequence and head,
+// the longest first; each wave has 16 queries. Everything is computed transposed: scores (keys, queries) = k · qᵀ, out
+// (channels, queries) = vᵀ · weightsᵀ, so that what belongs to one query lies in few lanes. Tiles lie at multiples of
+// KEY_TILE from position 0, and a tile beyond a query's own position changes nothing, so where a chunk or a block begins
+// does not show.
+template <class Shape, int HEAD>
+__global__ void __launch_bounds__((CacheStream<Shape, HEAD>::THREADS_OF_BLOCK))
+matrix_attention(Activation out, const float* q, const void* keys, const void* values, const int* step, Heads heads, int stride,
+                 float score_scale) {
+    typedef CacheStream<Shape, HEAD> Stream;
+    typedef typename Shape::Sums Sums;
+    enum {
+        LANES = Shape::LANES, KEY_TILE = Stream::KEY_TILE, CHUNKS = HEAD / CHUNK, KEY_CHUNKS = KEY_TILE / CHUNK, KEY_FRAGMENTS = KEY_TILE / FRAGMENT,
+        CHANNEL_FRAGMENTS = HEAD / FRAGMENT, BLOCK_QUERIES = ATTENTION_WAVES * FRAGMENT
+    };
+    __shared__ uint4 query_tile[BLOCK_QUERIES * CHUNKS], key_tile[KEY_TILE * CHUNKS], value_tile[HEAD * KEY_CHUNKS];
+    __shared__ uint4 weight_tiles[ATTENTION_WAVES][FRAGMENT * KEY_CHUNKS]; // (queries, keys) of each wave
+    if (!Shape::IS_THERE) return; // never launched there
+    int lane = (int)threadIdx.x % LANES, wave = (int)threadIdx.x / LANES;
+    int blocks = (heads.T + BLOCK_QUERIES - 1) / BLOCK_QUERIES, b = (int)blockIdx.x / blocks, head = (int)blockIdx.y;
+    int first_query = (blocks - 1 - (int)blockIdx.x % blocks) * BLOCK_QUERIES, my_query = first_query + wave * FRAGMENT;
+    size_t cache = cache_offset(heads, step[1 + b], head) / CHUNK;
+    Stream stream;
+    stream.keys = (const uint4*)keys + cache, stream.values = (const uint4*)values + cache;
+    stream.num_keys = step[0] + min(first_query + (int)BLOCK_QUERIES, heads.T), stream.packs = heads.head_stride / CHUNK;
+    stream.fetch(0);
+
+    for (int i = (int)threadIdx.x; i < BLOCK_QUERIES * CHUNKS; i += Stream::THREADS_OF_BLOCK) {
+        int row = b * heads.T + min(first_query + i / CHUNKS, heads.T - 1), chunk = i % CHUNKS;
+        size_t at = ((size_t)row * (size_t)heads.NH + (size_t)head) * (size_t)heads.head_stride;
+        const float4* from = (const float4*)(q + at) + min(chunk, stream.packs - 1) * 2;
+        uint4 pack = floats_to_halves(from[0], from[1]);
+        query_tile[pack_place<CHUNKS>(i / CHUNKS, chunk)] = chunk < stream.packs ? pack : make_uint4(0, 0, 0, 0);
+    }
+    Sums sums[CHANNEL_FRAGMENTS];
+    float largest[Shape::COLUMNS], total[Shape::COLUMNS];
+#pragma unroll
+    for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++) sums[i / Shape::SUMS][i % Shape::SUMS] = 0;
+#pragma unroll
+    for (int c = 0; c < Shape::COLUMNS; c++) largest[c] = -INFINITY, total[c] = 0;
+
+    for (int tile = 0; tile < stream.num_keys; tile += KEY_TILE) {
+        __syncthreads(); // the tile before was read by everyone
+        stream.land(key_tile, value_tile);
+        __syncthreads();
+        if (tile + KEY_TILE < stream.num_keys) stream.fetch(tile + KEY_TILE);
+        Sums score[KEY_FRAGMENTS];
+#pragma unroll
+        for (int i = 0; i < KEY_FRAGMENTS * Shape::SUMS; i++) score[i / Shape::SUMS][i % Shape::SUMS] = 0;
+#pragma unroll 1
+        for (int s = 0; s < HEAD / STEP; s++) {
+            uint4 query[Shape::PACKS];
+            load_fragment<Shape, CHUNKS>(query, query_tile, lane, wave * FRAGMENT, s);
+#pragma unroll
+            for (int f = 0; f < KEY_FRAGMENTS; f++) {
+                uint4 a[Shape::PACKS];
+                load_fragment<Shape, CHUNKS>(a, key_tile, lane, f * FRAGMENT, s);
+                Shape::template multiply<true>(&score[f], a, query);
+            }
+        }
+        // the online softmax of Milakov and Gimelshein 2018: when a larger score comes, what was summed shrinks
+        float best[Shape::COLUMNS], part[Shape::COLUMNS];
+#pragma unroll
+        for (int c = 0; c < Shape::COLUMNS; c++) best[c] = -INFINITY, part[c] = 0;
+#pragma unroll
+        for (int i = 0; i < KEY_FRAGMENTS * Shape::SUMS; i++) {
+            int f = i / Shape::SUMS, j = i % Shape::SUMS, c = Shape::column_slot(j);
+            int key = tile + f * FRAGMENT + Shape::sum_row(lane, j), position = step[0] + my_query + Shape::sum_column(lane, j);
+            score[f][j] = key <= position ? score[f][j] * score_scale : -INFINITY;
+            best[c] = fmaxf(best[c], score[f][j]);
+        }
+#pragma unroll
+        for (int c = 0; c < Shape::COLUMNS; c++) {
+            float before = largest[c];
+            largest[c] = fmaxf(before, column_reduce<Shape, false>(best[c]));
+            best[c] = expf(before - largest[c]); // from here on: what the sums shrink by
+        }
+        uint16_t* weights = (uint16_t*)(void*)weight_tiles[wave];
+#pragma unroll
+        for (int i = 0; i < KEY_FRAGMENTS * Shape::SUMS; i++) {
+            int f = i / Shape::SUMS, j = i % Shape::SUMS, c = Shape::column_slot(j);
+            int key = f * FRAGMENT + Shape::sum_row(lane, j);
+            float weight = expf(score[f][j] - largest[c]);
+            part[c] += weight;
+            weights[pack_place<KEY_CHUNKS>(Shape::sum_column(lane, j), key / CHUNK) * CHUNK + key % CHUNK] = float_to_half(weight);
+        }
+#pragma unroll
+        for (int c = 0; c < Shape::COLUMNS; c++) total[c] = total[c] * best[c] + column_reduce<Shape, true>(part[c]);
+#pragma unroll
+        for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++) sums[i / Shape::SUMS][i % Shape::SUMS] *= best[Shape::column_slot(i % Shape::SUMS)];
+        __syncthreads(); // the weights are there
+#pragma unroll 1
+        for (int s = 0; s < KEY_TILE / STEP; s++) {
+            uint4 weight[Shape::PACKS];
+            load_fragment<Shape, KEY_CHUNKS>(weight, weight_tiles[wave], lane, 0, s);
+#pragma unroll
+            for (int f = 0; f < CHANNEL_FRAGMENTS; f++) {
+                uint4 a[Shape::PACKS];
+                load_fragment<Shape, KEY_CHUNKS>(a, value_tile, lane, f * FRAGMENT, s);
+                Shape::template multiply<true>(&sums[f], a, weight);
+            }
+        }
+    }
+    // through shared memory, so that neighbouring lanes write neighbouring channels
+    __syncthreads();
+    uint16_t* result = (uint16_t*)(void*)query_tile; // (BLOCK_QUERIES, HEAD)
+#pragma unroll
+    for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++) {
+        int f = i / Shape::SUMS, j = i % Shape::SUMS, row = wave * FRAGMENT + Shape::sum_column(lane, j);
+        float value = sums[f][j] / total[Shape::column_slot(j)];
+        result[row * HEAD + f * FRAGMENT + Shape::sum_row(lane, j)] = rounded_activation(out.format, value);
+    }
+    __syncthreads();
+    int queries = min((int)BLOCK_QUERIES, heads.T - first_query);
+    for (int row = wave; row < queries; row += ATTENTION_WAVES) {
+        size_t at = (size_t)(b * heads.T + first_query + row) * (size_t)stride + (size_t)(head * heads.hs);
+        for (int channel = lane; channel < heads.hs; channel += LANES) ((uint16_t*)out.data)[at + (size_t)channel] = result[row * HEAD + channel];
     }
 }
 
@@ -872,6 +1399,8 @@ struct Device {
     int hidden_stride; // of (rows, 4C)
     int max_rows;      // rows of one chunk
     int head_rows;     // rows that get their logits together
+    int compute_units;
+    int matrix_lanes;  // lanes of the matrix instructions that long runs multiply by; 0: by none
 
     // on the card
     Matrix matrices[NUM_PARAMETERS]; // all layers of the EMBEDDING and LINEAR parameters
@@ -881,6 +1410,9 @@ struct Device {
     float* q;                        // (max_rows, NH, head_stride)
     float* att;                      // (max_rows, stride)
     float* hidden;                   // (max_rows, hidden_stride)
+    uint16_t* rounded_normed;        // the same for matrix instructions; NULL where there are none
+    uint16_t* rounded_att;
+    uint16_t* rounded_hidden;
     char* keys;                      // (L, max_batch, NH, maxT, head_stride) of cache_format()
     char* values;                    // the same
     float* logits;                   // (head_rows, V); NULL with cpu_logits
@@ -1029,10 +1561,20 @@ static bool plan_memory(Device* d, Error* error) {
            card_array(d, &d->keys, cache, "the KV cache", error) &&
            card_array(d, &d->values, cache, "the KV cache", error) &&
            card_array(d, &d->step, step, "tokens", error) && card_array(d, &d->picks, batch, "tokens", error) &&
-           card_array(d, &d->next, batch, "tokens", error) &&
+           card_array(d, &d->next, max(batch, (size_t)PROBE_ANSWERS), "tokens", error) &&
            host_array(d, &d->host_step, step, "tokens in pinned memory", error) &&
            host_array(d, &d->host_picks, batch, "tokens in pinned memory", error) &&
-           host_array(d, &d->host_next, batch, "tokens in pinned memory", error);
+           host_array(d, &d->host_next, max(batch, (size_t)PROBE_ANSWERS), "tokens in pinned memory", error);
+}
+
+// What the matrix instructions of long runs read, on a card that has them. With f32 weights their rounding would show.
+static bool plan_matrix_products(Device* d, Error* error) {
+    size_t rows = (size_t)d->max_rows;
+    if (d->options.dtype == DTYPE_F32) d->matrix_lanes = 0;
+    if (d->matrix_lanes == 0) return true;
+    return card_array(d, &d->rounded_normed, rows * (size_t)d->stride, "activations", error) &&
+           card_array(d, &d->rounded_att, rows * (size_t)d->stride, "activations", error) &&
+           card_array(d, &d->rounded_hidden, rows * (size_t)d->hidden_stride, "activations", error);
 }
 
 // The head on the card: wte and the logits.
@@ -1064,12 +1606,13 @@ static void card_free_from(Device* d, int count) {
 // Runs the smallest kernel there is, so that a card that cannot run ours is found out before anything else happens.
 static bool probe_card(Device* d, int* wave_size, Error* error) {
     hipLaunchKernelGGL(probe, dim3(1), dim3(THREADS), 0, d->stream, d->next);
-    return launched("starting the first kernel", error) &&
-           hip_ok(hipMemcpyAsync(d->host_next, d->next, sizeof(int), hipMemcpyDeviceToHost, d->stream), "probing", error) &&
-           hip_ok(hipStreamSynchronize(d->stream), "running the first kernel", error) &&
-           ((*wave_size = *d->host_next) == 32 || *wave_size == 64 ||
-            fail(error, "GPU %d: kernels do not run, the first one gave %d; was the program built for this card?",
-                 d->options.gpu, *wave_size));
+    if (!launched("starting the first kernel", error) ||
+        !hip_ok(hipMemcpyAsync(d->host_next, d->next, PROBE_ANSWERS * sizeof(int), hipMemcpyDeviceToHost, d->stream), "probing", error) ||
+        !hip_ok(hipStreamSynchronize(d->stream), "running the first kernel", error)) return false;
+    *wave_size = d->host_next[0], d->matrix_lanes = d->host_next[1];
+    return *wave_size == 32 || *wave_size == 64 ||
+           fail(error, "GPU %d: kernels do not run, the first one gave %d; was the program built for this card?",
+                d->options.gpu, *wave_size);
 }
 
 static void close_timeline(Timeline* timeline) {
@@ -1168,10 +1711,12 @@ static bool hip_open_device(Device* d, Error* error) {
     const char* head_note;
     if (!hip_ok(hipSetDevice(d->options.gpu), "selecting the GPU", error) ||
         !gpt2_hip_info(&info, d->options.gpu, error) || !hip_ok(hipStreamCreate(&d->stream), "creating a stream", error) ||
-        (d->options.profile != NULL && !open_timeline(d, error)) || !plan_memory(d, error) || !probe_card(d, &wave_size, error) || !upload_weights(d, error) ||
+        (d->options.profile != NULL && !open_timeline(d, error)) || !plan_memory(d, error) ||
+        !probe_card(d, &wave_size, error) || !plan_matrix_products(d, error) || !upload_weights(d, error) ||
         !plan_head(d, &head_note, error)) {
         return false;
     }
+    d->compute_units = max(1, info.compute_units);
     describe_device(d, &info, wave_size, head_note);
     return hip_ok(hipStreamSynchronize(d->stream), "uploading the weights", error);
 }
@@ -1261,15 +1806,50 @@ static const float* layer_vector(const Device* d, ParameterId id, int layer) {
     return d->vectors[id] + (size_t)layer * gpt2_parameter_shape(id, &d->model->config).cols;
 }
 
+// What goes from one kernel of a layer to the next: f32, but in long runs rounded for matrix instructions.
+struct Activations {
+    Activation normed, att, hidden;
+};
+
+static Activations activations(const Device* d, bool is_decode) {
+    Activations wide = {{d->normed, DTYPE_F32}, {d->att, DTYPE_F32}, {d->hidden, DTYPE_F32}};
+    int format = matrix_format(d->options.dtype);
+    Activations rounded = {{d->rounded_normed, format}, {d->rounded_att, format}, {d->rounded_hidden, format}};
+    return is_decode || d->matrix_lanes == 0 ? wide : rounded;
+}
+
+template <class Shape, int DTYPE, int SIZE>
+static void launch_tiles(const Device* d, const Output& output, const uint16_t* in, Matrix weight, const float* bias, int rows,
+                         int stride, int OC) {
+    dim3 tiles((unsigned)((rows + SIZE - 1) / SIZE), (unsigned)((OC + SIZE - 1) / SIZE));
+    typedef Tiling<Shape, SIZE> Tile;
+    dim3 threads((unsigned)(Tile::DOWN * Tile::ACROSS * d->matrix_lanes)); // the host does not know what Shape is there
+    hipLaunchKernelGGL((matrix_matmul<Shape, DTYPE, SIZE>), tiles, threads, 0, d->stream, output, in, weight, bias, rows, stride, OC);
+}
+
+// What the busiest compute unit does for a product in tiles of SIZE: the fragments that it reads from shared memory, per
+// step of depth. Large tiles read each number less often, small ones spread over more units.
+template <int SIZE> static size_t tile_work(const Device* d, int rows, int OC) {
+    typedef Tiling<NativeShape, SIZE> Tile;
+    size_t tiles = (size_t)((rows + SIZE - 1) / SIZE) * (size_t)((OC + SIZE - 1) / SIZE), units = (size_t)d->compute_units;
+    return (tiles + units - 1) / units * (size_t)(Tile::DOWN * Tile::ACROSS * (Tile::ROWS + Tile::COLUMNS));
+}
+
+template <class Shape, int DTYPE>
+static void launch_matrix_matmul(const Device* d, const Output& output, const uint16_t* in, Matrix weight, const float* bias,
+                                 int rows, int stride, int OC) {
+    size_t large = tile_work<128>(d, rows, OC), medium = tile_work<64>(d, rows, OC), small = tile_work<32>(d, rows, OC);
+    if (large < medium && large < small) launch_tiles<Shape, DTYPE, 128>(d, output, in, weight, bias, rows, stride, OC);
+    else if (medium <= small) launch_tiles<Shape, DTYPE, 64>(d, output, in, weight, bias, rows, stride, OC);
+    else launch_tiles<Shape, DTYPE, 32>(d, output, in, weight, bias, rows, stride, OC);
+}
+
 template <int DTYPE>
-static void launch_matmul(const Device* d, const Output& output, const float* in, Matrix weight, const float* bias,
-                          int rows, int stride, int OC, bool is_decode) {
+static void launch_decode_matmul(const Device* d, const Output& output, const float* in, Matrix weight, const float* bias,
+                                 int rows, int stride, int OC) {
     dim3 threads(THREADS), columns((unsigned)((OC + GROUPS - 1) / GROUPS));
     dim3 passes(columns.x, (unsigned)((rows + DECODE_ROWS - 1) / DECODE_ROWS));
-    dim3 tiles((unsigned)((rows + TILE - 1) / TILE), (unsigned)((OC + TILE - 1) / TILE));
-    if (!is_decode) {
-        hipLaunchKernelGGL((prefill_matmul<DTYPE>), tiles, threads, 0, d->stream, output, in, weight, bias, rows, stride, OC);
-    } else if (rows == 1) {
+    if (rows == 1) {
         hipLaunchKernelGGL((decode_matmul<DTYPE, 1>), columns, threads, 0, d->stream, output, in, weight, bias, rows, stride, OC);
     } else if (rows == 2) {
         hipLaunchKernelGGL((decode_matmul<DTYPE, 2>), columns, threads, 0, d->stream, output, in, weight, bias, rows, stride, OC);
@@ -1280,8 +1860,21 @@ static void launch_matmul(const Device* d, const Output& output, const float* in
     }
 }
 
+template <int DTYPE>
+static void launch_matmul(const Device* d, const Output& output, Activation in, Matrix weight, const float* bias,
+                          int rows, int stride, int OC, bool is_decode) {
+    dim3 threads(THREADS), tiles((unsigned)((rows + TILE - 1) / TILE), (unsigned)((OC + TILE - 1) / TILE));
+    if (is_decode) {
+        launch_decode_matmul<DTYPE>(d, output, (const float*)in.data, weight, bias, rows, stride, OC);
+    } else if (in.format == DTYPE_F32) {
+        hipLaunchKernelGGL((prefill_matmul<DTYPE>), tiles, threads, 0, d->stream, output, (const float*)in.data, weight, bias, rows, stride, OC);
+    } else {
+        launch_matrix_matmul<NativeShape, DTYPE == DTYPE_F32 ? DTYPE_BF16 : DTYPE>(d, output, (const uint16_t*)in.data, weight, bias, rows, stride, OC);
+    }
+}
+
 // output (rows, OC) = in (rows, cols, padded) · one layer of the matrix (OC, cols)ᵀ + bias.
-static bool matmul(const Device* d, const Output& output, const float* in, ParameterId id, const float* bias, int layer,
+static bool matmul(const Device* d, const Output& output, Activation in, ParameterId id, const float* bias, int layer,
                    int rows, int OC, bool is_decode, Error* error) {
     Matrix weight = layer_matrix(d, id, layer);
     int stride = id == FCPROJW ? d->hidden_stride : d->stride;
@@ -1307,13 +1900,21 @@ static bool embed_tokens(const Device* d, int rows, int T, Error* error) {
     return launched("starting the embedding", error);
 }
 
-// normed (rows, C) from `count` rows out of every `pitch` of x, starting at `first`.
-static bool normalise(const Device* d, ParameterId weight, ParameterId bias, int layer, int rows, int count, int pitch,
-                      int first, Error* error) {
-    hipLaunchKernelGGL(layernorm, dim3((unsigned)rows), dim3(THREADS), 0, d->stream, d->normed, d->x,
+// out (rows, C) from `count` rows out of every `pitch` of x, starting at `first`.
+static bool normalise(const Device* d, Activation out, ParameterId weight, ParameterId bias, int layer, int rows, int count,
+                      int pitch, int first, Error* error) {
+    hipLaunchKernelGGL(layernorm, dim3((unsigned)rows), dim3(THREADS), 0, d->stream, out, d->x,
                        layer_vector(d, weight, layer), layer_vector(d, bias, layer), d->heads.C, d->stride, count, pitch,
                        first);
     return launched("starting a LayerNorm", error);
+}
+
+template <class Shape, int HEAD>
+static void launch_matrix_attention(const Device* d, Heads heads, const void* keys, const void* values, int B, float score_scale) {
+    int queries = ATTENTION_WAVES * FRAGMENT;
+    dim3 blocks((unsigned)(B * ((heads.T + queries - 1) / queries)), (unsigned)heads.NH);
+    dim3 threads((unsigned)(ATTENTION_WAVES * d->matrix_lanes));
+    hipLaunchKernelGGL((matrix_attention<Shape, HEAD>), blocks, threads, 0, d->stream, activations(d, false).att, d->q, keys, values, d->step, heads, d->stride, score_scale);
 }
 
 template <int CACHE>
@@ -1324,8 +1925,12 @@ static void launch_attention(const Device* d, Heads heads, const void* keys, con
     float score_scale = 1.0f / sqrtf((float)heads.hs);
     if (is_decode) {
         hipLaunchKernelGGL((decode_attention<CACHE>), rows, threads, 0, d->stream, d->att, d->q, keys, values, d->step, heads, d->stride, score_scale);
+    } else if (d->matrix_lanes > 0 && heads.hs <= 64) {
+        launch_matrix_attention<NativeShape, 64>(d, heads, keys, values, B, score_scale);
+    } else if (d->matrix_lanes > 0 && heads.hs <= 128) {
+        launch_matrix_attention<NativeShape, 128>(d, heads, keys, values, B, score_scale);
     } else {
-        hipLaunchKernelGGL((prefill_attention<CACHE>), tiles, threads, 0, d->stream, d->att, d->q, keys, values, d->step, heads, d->stride, score_scale);
+        hipLaunchKernelGGL((prefill_attention<CACHE>), tiles, threads, 0, d->stream, activations(d, false).att, d->q, keys, values, d->step, heads, d->stride, score_scale);
     }
 }
 
@@ -1340,26 +1945,29 @@ static Output plain_output(OutputKind kind, float* out, int stride) {
     Output output;
     memset(&output, 0, sizeof output);
     output.kind = kind, output.out = out, output.stride = stride;
+    output.hidden.data = out, output.hidden.format = DTYPE_F32;
     return output;
 }
 
 // One transformer block: x += attproj(attention(ln1(x))), x += fcproj(GELU(fc(ln2(x)))).
 static bool enqueue_layer(const Device* d, int layer, int B, int T, bool is_decode, Error* error) {
     int C = d->heads.C, rows = B * T;
+    Activations a = activations(d, is_decode);
     Output qkv = plain_output(OUTPUT_QKV, d->q, 0), hidden = plain_output(OUTPUT_GELU, d->hidden, d->hidden_stride);
     Output residual = plain_output(OUTPUT_ADD, d->x, d->stride);
     qkv.keys = d->keys + (size_t)layer * cache_layer_bytes(d), qkv.values = d->values + (size_t)layer * cache_layer_bytes(d);
     qkv.step = d->step, qkv.heads = d->heads, qkv.heads.T = T;
-    return normalise(d, LN1W, LN1B, layer, rows, rows, rows, 0, error) &&
-           matmul(d, qkv, d->normed, QKVW, layer_vector(d, QKVB, layer), layer, rows, 3 * C, is_decode, error) &&
+    hidden.hidden = a.hidden;
+    return normalise(d, a.normed, LN1W, LN1B, layer, rows, rows, rows, 0, error) &&
+           matmul(d, qkv, a.normed, QKVW, layer_vector(d, QKVB, layer), layer, rows, 3 * C, is_decode, error) &&
            mark(d, OPERATION_QKV, B, T, error) && attend(d, qkv.heads, qkv.keys, qkv.values, B, is_decode, error) &&
            mark(d, OPERATION_ATTENTION, B, T, error) &&
-           matmul(d, residual, d->att, ATTPROJW, layer_vector(d, ATTPROJB, layer), layer, rows, C, is_decode, error) &&
+           matmul(d, residual, a.att, ATTPROJW, layer_vector(d, ATTPROJB, layer), layer, rows, C, is_decode, error) &&
            mark(d, OPERATION_ATTPROJ, B, T, error) &&
-           normalise(d, LN2W, LN2B, layer, rows, rows, rows, 0, error) &&
-           matmul(d, hidden, d->normed, FCW, layer_vector(d, FCB, layer), layer, rows, 4 * C, is_decode, error) &&
+           normalise(d, a.normed, LN2W, LN2B, layer, rows, rows, rows, 0, error) &&
+           matmul(d, hidden, a.normed, FCW, layer_vector(d, FCB, layer), layer, rows, 4 * C, is_decode, error) &&
            mark(d, OPERATION_FC, B, T, error) &&
-           matmul(d, residual, d->hidden, FCPROJW, layer_vector(d, FCPROJB, layer), layer, rows, C, is_decode, error) &&
+           matmul(d, residual, a.hidden, FCPROJW, layer_vector(d, FCPROJB, layer), layer, rows, C, is_decode, error) &&
            mark(d, OPERATION_FCPROJ, B, T, error) && keep_residual(d, layer + 1, B, T, error);
 }
 
@@ -1386,10 +1994,11 @@ static bool enqueue_chunk(const Device* d, int B, int T, bool is_decode, Error* 
 // The head for `rows` rows, `count` out of every `pitch` of x, starting at `first`: their logits on the card, or with
 // cpu_logits their hidden states in host_hidden once the stream has run.
 static bool enqueue_head(const Device* d, int rows, int count, int pitch, int first, Error* error) {
-    if (!mark(d, NO_OPERATION, 1, rows, error) || !normalise(d, LNFW, LNFB, 0, rows, count, pitch, first, error)) return false;
+    Activation normed = activations(d, true).normed;
+    if (!mark(d, NO_OPERATION, 1, rows, error) || !normalise(d, normed, LNFW, LNFB, 0, rows, count, pitch, first, error)) return false;
     if (!d->options.cpu_logits) {
         int V = d->model->config.vocab_size;
-        return matmul(d, plain_output(OUTPUT_STORE, d->logits, V), d->normed, WTE, NULL, 0, rows, V, true, error) &&
+        return matmul(d, plain_output(OUTPUT_STORE, d->logits, V), normed, WTE, NULL, 0, rows, V, true, error) &&
                mark(d, OPERATION_HEAD, 1, rows, error);
     }
     return hip_ok(hipMemcpyAsync(d->host_hidden, d->normed, (size_t)rows * (size_t)d->stride * sizeof(float),

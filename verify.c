@@ -11,6 +11,7 @@
 #include "open_device.h"
 #include "print.h"
 #include "trace.h"
+#include "weights.h"
 
 enum { TOP = 5, MAX_CONTENDERS = 64, MAX_SHOWN = 8, SINGLE_TOKENS = 8 };
 
@@ -323,6 +324,23 @@ static bool run_contender(Contender* c, const Verifier* v, const GPT2Model* mode
     return fail(error, "%s", c->why_not.text); // exactly this one was asked for
 }
 
+// Do all matrices of the model fit into this weight type? Vectors stay f32 whatever it is.
+static bool can_express(const GPT2Model* model, DType dtype) {
+    Error ignored;
+    float* row = allocate(4 * (size_t)model->config.channels, sizeof *row, "--verify", &ignored);
+    bool ok = row != NULL;
+    for (int id = 0; row != NULL && id < NUM_PARAMETERS; id++) {
+        ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &model->config);
+        if (shape.kind == VECTOR) continue;
+        for (size_t r = 0; ok && r < shape.layers * shape.rows; r++) {
+            gpt2_matrix_row(row, &model->tensors[id], r, shape.cols);
+            ok = first_unfit(row, dtype, shape.cols) == shape.cols;
+        }
+    }
+    free(row);
+    return ok;
+}
+
 // Runs all contenders; those of one weight type follow each other and share the model. A type that cannot express the
 // weights is passed over, unless it was asked for.
 static bool run_contenders(Verifier* v, Error* error) {
@@ -337,7 +355,8 @@ static bool run_contenders(Verifier* v, Error* error) {
             c->why_not = v->contenders[i - 1].why_not;
         }
         if (is_loaded) ok = run_contender(c, v, &model, error);
-        else if (!v->g->options->keep_dtype) ok = fail(error, "%s", c->why_not.text);
+        else if (!v->g->options->keep_dtype || can_express(&v->g->model, c->dtype))
+            ok = fail(error, "%s", c->why_not.text);
     }
     if (is_loaded) checkpoint_free(&model);
     return ok;
@@ -381,29 +400,27 @@ static void print_summary_row(FILE* out, const Verifier* v, const Contender* c) 
 }
 
 // A token as Python writes it, padded with blanks to `width` characters.
-static void print_padded(FILE* out, const Generation* g, int id, int width) {
-    Page cell;
-    Error error;
+static void print_padded(Page* page, const Generation* g, int id, int width) {
     size_t size;
     const char* bytes = tokenizer_decode(g->tokenizer, id, &size);
-    if (!page_open(&cell, &error)) return;
-    print_repr(cell.out, bytes, size);
-    fflush(cell.out);
-    for (size_t i = 0; i < cell.length; i++) width -= ((unsigned char)cell.text[i] & 0xc0) != 0x80;
-    fprintf(out, "%s%*s", cell.text, width > 0 ? width : 0, "");
-    page_drop(&cell);
+    fflush(page->out); // the page's text and length are now what has been printed
+    size_t before = page->length;
+    print_repr(page->out, bytes, size);
+    fflush(page->out);
+    for (size_t i = before; i < page->length; i++) width -= ((unsigned char)page->text[i] & 0xc0) != 0x80;
+    fprintf(page->out, "%*s", width > 0 ? width : 0, "");
 }
 
-static void print_top(FILE* out, const Verifier* v, const Contender* c) {
+static void print_top(Page* page, const Verifier* v, const Contender* c) {
     char title[64];
     snprintf(title, sizeof title, "%s, %s %s", dtype_names[c->dtype], c->device, c->kernels);
-    fprintf(out, "\n    %-46s   %s\n", v->name, title);
+    fprintf(page->out, "\n    %-46s   %s\n", v->name, title);
     for (int k = 0; k < v->num_top; k++) {
-        fprintf(out, "%2d  ", k + 1);
-        print_padded(out, v->g, v->top[k].id, 20);
-        fprintf(out, " %12.4f %12.6f   ", (double)v->top[k].logit, v->top[k].probability);
-        print_padded(out, v->g, c->top[k].id, 20);
-        fprintf(out, " %12.4f %12.6f\n", (double)c->top[k].logit, c->top[k].probability);
+        fprintf(page->out, "%2d  ", k + 1);
+        print_padded(page, v->g, v->top[k].id, 20);
+        fprintf(page->out, " %12.4f %12.6f   ", (double)v->top[k].logit, v->top[k].probability);
+        print_padded(page, v->g, c->top[k].id, 20);
+        fprintf(page->out, " %12.4f %12.6f\n", (double)c->top[k].logit, c->top[k].probability);
     }
 }
 
@@ -435,7 +452,8 @@ static void print_layers(FILE* out, const Verifier* v, const Contender* const* s
     }
 }
 
-static void print_text(FILE* out, const Verifier* v, bool passed) {
+static void print_text(Page* page, const Verifier* v, bool passed) {
+    FILE* out = page->out;
     const Generation* g = v->g;
     const Contender* shown[MAX_SHOWN];
     int n = choose_shown(shown, v);
@@ -443,7 +461,7 @@ static void print_text(FILE* out, const Verifier* v, bool passed) {
     print_repr(out, g->prompt.text, g->prompt.length);
     fprintf(out, ", %d tokens\nreference: %s%s%s\n", g->num_prompt, v->name,
             g->options->reference != NULL ? ", of " : "", g->options->reference != NULL ? g->options->reference : "");
-    for (int i = 0; i < n; i++) print_top(out, v, shown[i]);
+    for (int i = 0; i < n; i++) print_top(page, v, shown[i]);
     if (n > 0 && v->reference.residuals != NULL) print_layers(out, v, shown, n);
     fprintf(out, "\n%-23s %10s %10s %10s %10s %10s %10s %12s\n", "Logits", "largest", "mean", "relative", "tolerance",
             "KL mean", "KL largest", "same argmax");
@@ -463,7 +481,7 @@ static void json_top(FILE* out, const Verifier* v, const TopToken* top) {
         fprintf(out, "%s{\"id\": %d, ", k == 0 ? "" : ", ", top[k].id);
         json_number(out, "logit", (double)top[k].logit, ", ");
         json_number(out, "probability", top[k].probability, ", \"token\": ");
-        json_string(out, bytes, size);
+        json_quoted(out, bytes, size);
         fputc('}', out);
     }
     fputs("]", out);
@@ -506,7 +524,7 @@ static void print_json(FILE* out, const Verifier* v, bool passed) {
     fputs("{\n  ", out);
     json_text(out, "model", g->paths.model);
     fprintf(out, "\"layers\": %d, \"positions\": %d,\n  \"prompt\": ", g->model.config.num_layers, g->num_prompt);
-    json_string(out, g->prompt.text, g->prompt.length);
+    json_quoted(out, g->prompt.text, g->prompt.length);
     fputs(",\n  \"reference\": {", out);
     json_text(out, "name", v->name);
     if (g->options->reference != NULL) json_text(out, "path", g->options->reference);
@@ -550,7 +568,7 @@ bool verify_devices(const Generation* g, TextOutput* out, bool* passed, Error* e
     if (ok) {
         *passed = all_passed(v);
         if (g->options->json) print_json(page.out, v, *passed);
-        else print_text(page.out, v, *passed);
+        else print_text(&page, v, *passed);
         ok = page_end(&page, out, error);
     }
     for (int i = 0; i < v->num_contenders; i++) {

@@ -121,7 +121,8 @@ static double layernorm_difference(Random* random, int C) {
            bias = random->floats((size_t)C, 1);
     Card<float> card_in(pad_rows(in, 8, C)), card_weight(weight), card_bias(bias);
     Card<float> out(Floats((size_t)(rows * padded(C)), 0.0f));
-    hipLaunchKernelGGL(layernorm, dim3(rows), dim3(THREADS), 0, NULL, out.data, card_in.data, card_weight.data,
+    Activation activation = {out.data, DTYPE_F32};
+    hipLaunchKernelGGL(layernorm, dim3(rows), dim3(THREADS), 0, NULL, activation, card_in.data, card_weight.data,
                        card_bias.data, C, padded(C), count, pitch, first);
     Doubles truth((size_t)(rows * padded(C)), 0.0);
     for (int r = 0; r < rows; r++) {
@@ -215,19 +216,19 @@ static double matmul_difference(Random* random, DType dtype, int rows, int C, in
     memset((void*)&device, 0, sizeof device);
     Matrix matrix = {data.data, scales.data};
     Output output = plain_output(kind, out.data, OC);
+    Activation activation = {card_in.data, DTYPE_F32};
     switch (dtype) {
     case DTYPE_F32:
-        launch_matmul<DTYPE_F32>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode);
+        launch_matmul<DTYPE_F32>(&device, output, activation, matrix, card_bias.data, rows, padded(C), OC, is_decode);
         break;
     case DTYPE_BF16:
-        launch_matmul<DTYPE_BF16>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC,
-                                  is_decode);
+        launch_matmul<DTYPE_BF16>(&device, output, activation, matrix, card_bias.data, rows, padded(C), OC, is_decode);
         break;
     case DTYPE_F16:
-        launch_matmul<DTYPE_F16>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode);
+        launch_matmul<DTYPE_F16>(&device, output, activation, matrix, card_bias.data, rows, padded(C), OC, is_decode);
         break;
     default:
-        launch_matmul<DTYPE_Q8>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode);
+        launch_matmul<DTYPE_Q8>(&device, output, activation, matrix, card_bias.data, rows, padded(C), OC, is_decode);
         break;
     }
     Doubles truth((size_t)(rows * OC));
@@ -243,56 +244,265 @@ static double matmul_difference(Random* random, DType dtype, int rows, int C, in
     return difference(out.read().data(), truth.data(), truth.size());
 }
 
-// Attention over random caches beside matrices of the format, for B sequences in crossed slots.
-static double attention_difference(Random* random, DType dtype, int B, int T, int position, int NH, int hs,
-                                   bool is_decode) {
-    Heads heads = {NH * hs, NH, hs, round_up(hs, HEAD_ALIGN), position + T + 3, T};
-    DType cache_dtype = (DType)cache_format(dtype);
-    const int batch = B + 1, stride = padded(NH * hs);
-    size_t row = (size_t)heads.head_stride, cache = (size_t)(batch * NH * heads.maxT) * row;
-    Floats q = random->floats((size_t)(B * T * NH) * row, 2), k = random->floats(cache, 2),
-           v = random->floats(cache, 1);
-    for (size_t i = 0; i < q.size(); i++) q[i] = (int)(i % row) < hs ? q[i] : 0;
-    for (size_t i = 0; i < k.size(); i++) k[i] = (int)(i % row) < hs ? k[i] : 0;
-    std::vector<char> k_bytes(cache * dtype_size(cache_dtype)), v_bytes(k_bytes.size());
-    row_from_f32(k_bytes.data(), NULL, k.data(), cache_dtype, cache),
-        row_to_f32(k.data(), k_bytes.data(), cache_dtype, cache);
-    row_from_f32(v_bytes.data(), NULL, v.data(), cache_dtype, cache),
-        row_to_f32(v.data(), v_bytes.data(), cache_dtype, cache);
-    std::vector<int> step(1, position);
-    for (int b = 0; b < B; b++) step.push_back(batch - 1 - b);
-    Card<float> card_q(q), out(Floats((size_t)(B * T * stride), 0.0f));
-    Card<char> card_k(k_bytes), card_v(v_bytes);
-    Card<int> card_step(step);
-    Device device;
-    Error error;
-    memset((void*)&device, 0, sizeof device);
-    device.att = out.data, device.q = card_q.data, device.step = card_step.data, device.stride = stride;
-    device.options.dtype = dtype;
-    if (!attend(&device, heads, card_k.data, card_v.data, B, is_decode, &error)) return UNEQUAL;
+// What a matrix instruction gets of x, and the largest share of x that this loses.
+static float rounded(float x, DType dtype) {
+    return dtype == DTYPE_F16 ? f16_to_f32(f32_to_f16(x)) : bf16_to_f32(f32_to_bf16(x));
+}
+static double rounding(DType dtype) {
+    return dtype == DTYPE_F16 ? 0x1p-11 : 0x1p-8 / (1 + 0x1p-8); // of 8 bits, less than half of the last
+}
 
-    Doubles truth((size_t)(B * T * stride), 0.0);
-    for (int m = 0; m < B * T; m++) {
-        for (int h = 0; h < NH; h++) {
-            size_t head = (size_t)((step[(size_t)(1 + m / T)] * NH + h) * heads.maxT) * row;
-            int num_keys = position + m % T + 1;
-            Doubles weight((size_t)num_keys);
-            double total = 0;
-            for (int s = 0; s < num_keys; s++) {
-                double score = 0;
-                for (int i = 0; i < hs; i++)
-                    score += (double)q[(size_t)(m * NH + h) * row + (size_t)i] *
-                             (double)k[head + (size_t)s * row + (size_t)i];
-                total += weight[(size_t)s] = exp(score / sqrt((double)hs));
+// How matrix_matmul did, in the worst of its outputs.
+struct MatrixVerdict {
+    double computed; // relative to the largest: the difference from the product of what it was given
+    double
+        rounded; // in bounds: the difference from the product before rounding, bound = rounding x the sum of |in · weight|
+    bool is_untouched; // what lies between the rows of its output
+    bool is_same;      // every tile size gives the same bits
+};
+
+// One product in the tiles of SIZE. Returns the (rows, OC + 3) outputs.
+template <class Shape, int SIZE>
+static Floats run_matrix_matmul(DType dtype, const Output& output, const uint16_t* in, Matrix weight, const float* bias,
+                                int rows, int stride, int OC) {
+    Device device;
+    memset((void*)&device, 0, sizeof device);
+    device.matrix_lanes = Shape::LANES;
+    if (dtype == DTYPE_BF16) launch_tiles<Shape, DTYPE_BF16, SIZE>(&device, output, in, weight, bias, rows, stride, OC);
+    else if (dtype == DTYPE_F16)
+        launch_tiles<Shape, DTYPE_F16, SIZE>(&device, output, in, weight, bias, rows, stride, OC);
+    else launch_tiles<Shape, DTYPE_Q8, SIZE>(&device, output, in, weight, bias, rows, stride, OC);
+    need(hipGetLastError(), "matrix_matmul");
+    size_t n = (size_t)rows * (size_t)output.stride;
+    bool is_wide = output.kind != OUTPUT_GELU;
+    std::vector<char> bytes(n * (is_wide ? 4 : 2));
+    need(hipMemcpy(bytes.data(), is_wide ? output.out : output.hidden.data, bytes.size(), hipMemcpyDeviceToHost),
+         "hipMemcpy");
+    Floats out(n);
+    row_to_f32(out.data(), bytes.data(), is_wide ? DTYPE_F32 : (DType)output.hidden.format, n);
+    return out;
+}
+
+template <class Shape>
+static MatrixVerdict judge_matrix_matmul(Random* random, DType dtype, int rows, int C, int OC, OutputKind kind) {
+    const int stride = OC + 3;
+    const float CANARY = 77;
+    DType format = (DType)matrix_format(dtype);
+    RandomMatrix weight(random, dtype, OC, C);
+    Floats in = random->floats((size_t)(rows * C), 1), bias = random->floats((size_t)OC, 1);
+    Floats before((size_t)(rows * stride), kind == OUTPUT_ADD ? 0.5f : NAN), wide = pad_rows(in, rows, C);
+    std::vector<uint16_t> narrow(wide.size()), hidden(before.size());
+    row_from_f32(narrow.data(), NULL, wide.data(), format, wide.size());
+    for (int m = 0; m < rows; m++) {
+        for (int o = OC; o < stride; o++) before[(size_t)(m * stride + o)] = CANARY;
+    }
+    row_from_f32(hidden.data(), NULL, before.data(), format, before.size());
+    Card<char> data(weight.data);
+    Card<uint16_t> scales(weight.scales), card_in(narrow);
+    Card<float> card_bias(bias);
+    Matrix matrix = {data.data, scales.data};
+    Floats outs[3];
+    for (int i = 0; i < 3; i++) {
+        Card<float> out(before);
+        Card<uint16_t> card_hidden(hidden);
+        Output output = plain_output(kind, out.data, stride);
+        output.hidden.data = card_hidden.data, output.hidden.format = format;
+        outs[i] = i == 0   ? run_matrix_matmul<Shape, 128>(dtype, output, card_in.data, matrix, card_bias.data, rows,
+                                                         padded(C), OC)
+                  : i == 1 ? run_matrix_matmul<Shape, 64>(dtype, output, card_in.data, matrix, card_bias.data, rows,
+                                                          padded(C), OC)
+                           : run_matrix_matmul<Shape, 32>(dtype, output, card_in.data, matrix, card_bias.data, rows,
+                                                          padded(C), OC);
+    }
+    MatrixVerdict verdict = {0, 0, true, outs[0] == outs[1] && outs[1] == outs[2]};
+    double largest = 0, worst = 0;
+    for (int m = 0; m < rows; m++) {
+        for (int o = 0; o < stride; o++) {
+            double found = (double)outs[0][(size_t)(m * stride + o)];
+            if (o >= OC) {
+                verdict.is_untouched &= found == (double)rounded(CANARY, format);
+                continue;
             }
-            for (int s = 0; s < num_keys; s++) {
-                for (int i = 0; i < hs; i++)
-                    truth[(size_t)(m * stride + h * hs + i)] +=
-                        weight[(size_t)s] / total * (double)v[head + (size_t)s * row + (size_t)i];
+            double exact = (double)bias[(size_t)o], given = exact, magnitude = 0;
+            for (int c = 0; c < C; c++) {
+                double x = (double)in[(size_t)(m * C + c)], w = (double)weight.exact[(size_t)(o * C + c)];
+                exact += x * w, given += (double)rounded((float)x, format) * w, magnitude += fabs(x * w);
+            }
+            double bound = rounding(format) * magnitude + 1e-6;
+            if (kind == OUTPUT_GELU) { // its slope is below 1.13; the result is rounded as well
+                exact = exact_gelu(exact), given = exact_gelu(given);
+                bound = 1.13 * bound + rounding(format) * (fabs(exact) + 1.13 * bound);
+                given = fabs(found - given) <= rounding(format) * fabs(given) * 1.001 + 1e-6 ? found : given;
+            }
+            if (kind == OUTPUT_ADD) exact += 0.5, given += 0.5;
+            worst = fmax(worst, found == found ? fabs(found - given) : UNEQUAL);
+            verdict.rounded = fmax(verdict.rounded, found == found ? fabs(found - exact) / bound : UNEQUAL);
+            largest = fmax(largest, fabs(given));
+        }
+    }
+    verdict.computed = worst / largest;
+    return verdict;
+}
+
+// Attention over random caches beside matrices of the format, for B sequences in crossed slots. What lies in the caches
+// behind the last token is NaN.
+struct RandomAttention {
+    DType dtype;
+    int B, position, stride;
+    Heads heads;
+    Floats q, k, v; // as exact as the card has them
+    std::vector<char> k_bytes, v_bytes;
+    std::vector<int> step;
+
+    RandomAttention(Random* random, DType format, int sequences, int T, int before, int NH, int hs)
+        : dtype(format), B(sequences), position(before), stride(padded(NH * hs)),
+          heads({NH * hs, NH, hs, round_up(hs, HEAD_ALIGN), before + T + 3, T}), step(1, before) {
+        DType cache_dtype = (DType)cache_format(dtype);
+        const int batch = B + 1;
+        size_t row = (size_t)heads.head_stride, cache = (size_t)(batch * NH * heads.maxT) * row;
+        q = random->floats((size_t)(B * T * NH) * row, 2), k = random->floats(cache, 2), v = random->floats(cache, 1);
+        for (size_t i = 0; i < q.size(); i++) q[i] = (int)(i % row) < hs ? q[i] : 0;
+        for (size_t i = 0; i < k.size(); i++) {
+            if ((int)(i % row) >= hs) k[i] = v[i] = 0;
+            else if ((int)(i / row) % heads.maxT >= position + T) k[i] = v[i] = NAN;
+        }
+        k_bytes.resize(cache * dtype_size(cache_dtype)), v_bytes.resize(k_bytes.size());
+        row_from_f32(k_bytes.data(), NULL, k.data(), cache_dtype, cache);
+        row_to_f32(k.data(), k_bytes.data(), cache_dtype, cache);
+        row_from_f32(v_bytes.data(), NULL, v.data(), cache_dtype, cache);
+        row_to_f32(v.data(), v_bytes.data(), cache_dtype, cache);
+        for (int b = 0; b < B; b++) step.push_back(batch - 1 - b);
+    }
+
+    size_t outputs() const { return (size_t)(B * heads.T * stride); }
+
+    // out (B * T, stride), and what it would be if all values were positive.
+    void truth(Doubles* out, Doubles* magnitude) const {
+        size_t row = (size_t)heads.head_stride;
+        int T = heads.T, hs = heads.hs;
+        out->assign(outputs(), 0), magnitude->assign(outputs(), 0);
+        for (int m = 0; m < B * T; m++) {
+            for (int h = 0; h < heads.NH; h++) {
+                size_t head = (size_t)((step[(size_t)(1 + m / T)] * heads.NH + h) * heads.maxT) * row;
+                int num_keys = position + m % T + 1;
+                Doubles weight((size_t)num_keys);
+                double total = 0;
+                for (int s = 0; s < num_keys; s++) {
+                    double score = 0;
+                    for (int i = 0; i < hs; i++)
+                        score += (double)q[(size_t)(m * heads.NH + h) * row + (size_t)i] *
+                                 (double)k[head + (size_t)s * row + (size_t)i];
+                    total += weight[(size_t)s] = exp(score / sqrt((double)hs));
+                }
+                for (int s = 0; s < num_keys; s++) {
+                    for (int i = 0; i < hs; i++) {
+                        size_t at = (size_t)(m * stride + h * hs + i);
+                        double part = weight[(size_t)s] / total * (double)v[head + (size_t)s * row + (size_t)i];
+                        (*out)[at] += part, (*magnitude)[at] += fabs(part);
+                    }
+                }
             }
         }
     }
+};
+
+static double attention_difference(Random* random, DType dtype, int B, int T, int position, int NH, int hs,
+                                   bool is_decode) {
+    RandomAttention a(random, dtype, B, T, position, NH, hs);
+    Card<float> card_q(a.q), out(Floats(a.outputs(), 0.0f));
+    Card<char> card_k(a.k_bytes), card_v(a.v_bytes);
+    Card<int> card_step(a.step);
+    Device device;
+    Error error;
+    memset((void*)&device, 0, sizeof device);
+    device.att = out.data, device.q = card_q.data, device.step = card_step.data, device.stride = a.stride;
+    device.options.dtype = dtype;
+    if (!attend(&device, a.heads, card_k.data, card_v.data, B, is_decode, &error)) return UNEQUAL;
+    Doubles truth, magnitude;
+    a.truth(&truth, &magnitude);
     return difference(out.read().data(), truth.data(), truth.size());
+}
+
+// matrix_attention, in bounds: the weights and the outputs are rounded, and expf and the sums are f32's.
+template <class Shape>
+static double matrix_attention_bounds(Random* random, DType dtype, int B, int T, int position, int NH, int hs) {
+    RandomAttention a(random, dtype, B, T, position, NH, hs);
+    DType format = (DType)matrix_format(dtype);
+    for (float& x : a.q) x = rounded(x, DTYPE_F16);
+    const uint16_t CANARY = 0x1234;
+    Card<float> card_q(a.q);
+    Card<uint16_t> out(std::vector<uint16_t>(a.outputs(), CANARY));
+    Card<char> card_k(a.k_bytes), card_v(a.v_bytes);
+    Card<int> card_step(a.step);
+    Device device;
+    memset((void*)&device, 0, sizeof device);
+    device.rounded_att = out.data, device.q = card_q.data, device.step = card_step.data, device.stride = a.stride;
+    device.options.dtype = dtype, device.matrix_lanes = Shape::LANES;
+    float score_scale = 1 / sqrtf((float)hs);
+    if (hs <= 64) launch_matrix_attention<Shape, 64>(&device, a.heads, card_k.data, card_v.data, B, score_scale);
+    else launch_matrix_attention<Shape, 128>(&device, a.heads, card_k.data, card_v.data, B, score_scale);
+    std::vector<uint16_t> found = out.read();
+    Doubles truth, magnitude;
+    a.truth(&truth, &magnitude);
+    double worst = 0;
+    for (size_t i = 0; i < found.size(); i++) {
+        if ((int)(i % (size_t)a.stride) >= NH * hs) {
+            if (found[i] != CANARY) return UNEQUAL;
+            continue;
+        }
+        float value;
+        row_to_f32(&value, &found[i], format, 1);
+        double bound = rounding(DTYPE_F16) * magnitude[i] + rounding(format) * fabs(truth[i]) + 4e-6;
+        worst = fmax(worst, value == value ? fabs((double)value - truth[i]) / bound : UNEQUAL);
+    }
+    return worst;
+}
+
+template <class Shape> static void check_matrix_attention(Tests* t, Random* random, const char* name) {
+    const int cases[][4] = {{9, 0, 2, 64},    {35, 5, 2, 15},  {70, 130, 1, 64},
+                            {17, 40, 1, 128}, {64, 31, 1, 80}, {65, 0, 1, 32}};
+    double worst = 0;
+    for (int i = 0; i < 6; i++) {
+        worst = fmax(worst, matrix_attention_bounds<Shape>(random, i % 2 == 0 ? DTYPE_F16 : DTYPE_BF16, i < 2 ? 2 : 1,
+                                                           cases[i][0], cases[i][1], cases[i][2], cases[i][3]));
+    }
+    test_check(t, worst <= 1,
+               "matrix_attention by %s, heads of 15 to 128, 9 to 70 queries, up to 200 keys: %.2f of what rounding "
+               "may lose against float64; nothing else is written",
+               name, worst);
+}
+
+template <class Shape> static void check_matrix_shape(Tests* t, Random* random, const char* name) {
+    const int sizes[][3] = {{9, 15, 9}, {17, 64, 67}, {63, 96, 33}, {64, 45, 128}, {65, 160, 24}, {130, 32, 131}};
+    const DType dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_Q8};
+    const OutputKind kinds[] = {OUTPUT_STORE, OUTPUT_GELU, OUTPUT_ADD};
+    check_matrix_attention<Shape>(t, random, name);
+    for (int d = 0; d < 3; d++) {
+        MatrixVerdict all = {0, 0, true, true};
+        for (int s = d; s < 6; s += d == 0 ? 1 : 2) { // bf16 takes them all
+            MatrixVerdict one = judge_matrix_matmul<Shape>(random, dtypes[d], sizes[s][0], sizes[s][1], sizes[s][2],
+                                                           kinds[(s + d) % 3]);
+            all.computed = fmax(all.computed, one.computed), all.rounded = fmax(all.rounded, one.rounded);
+            all.is_untouched &= one.is_untouched, all.is_same &= one.is_same;
+        }
+        test_check(
+            t, all.computed < 4e-6 && all.rounded <= 1 && all.is_untouched && all.is_same,
+            "matrix_matmul in %s by %s, 9 to 130 rows, 15 to 160 columns, 9 to 131 outputs: the product of the "
+            "rounded numbers within 4e-6: %.1e; at most %.2f of what rounding may lose; nothing else is written; "
+            "the same bits in tiles of 128, 64 and 32",
+            dtype_names[dtypes[d]], name, all.computed, all.rounded);
+    }
+}
+
+static void check_matrix_shapes(Tests* t, Random* random) {
+#ifdef HIP_HOST_RUNTIME_H
+    if (hip_host::state().wave_size == 64) return check_matrix_shape<Mfma>(t, random, "MFMA");
+    check_matrix_shape<Wmma11>(t, random, "gfx11's WMMA");
+    check_matrix_shape<Wmma12>(t, random, "gfx12's WMMA");
+    check_matrix_shape<MmaSync>(t, random, "mma.sync");
+#else
+    check_matrix_shape<NativeShape>(t, random, "the card's own instruction");
+#endif
 }
 
 static void check_kernels(Tests* t, Random* random) {
@@ -391,14 +601,18 @@ static void check_shape(Tests* t, const GPT2Config& config, DType dtype) {
             Floats logits = run_tokens(d, tokens, at, at + n, 0, n, V);
             steps.insert(steps.end(), logits.begin(), logits.end());
         }
+        d->matrix_lanes = 0;
+        Floats plain = run_tokens(d, tokens, 0, T, 0, T, V);
         double prefill = difference(whole.data(), truth.data(), truth.size());
         double decode = difference(steps.data(), &truth[(size_t)(half * V)], steps.size());
+        double unrounded = difference(plain.data(), truth.data(), truth.size());
         double bound = dtype == DTYPE_F32 ? 1e-5 : 1e-3; // a cache in 16 bits rounds
-        test_check(t, prefill < bound && decode < bound && whole == again,
+        double rounded_bound = dtype == DTYPE_F32 ? 1e-5 : dtype == DTYPE_BF16 ? 2e-2 : 5e-3; // and so do activations
+        test_check(t, prefill < rounded_bound && decode < rounded_bound && unrounded < bound && whole == again,
                    "C %d, %d heads of %d, V %d, %d layers, T %d, %s: logits within %.0e of float64, prefill %.1e, "
-                   "decode %.1e; twice the same bits",
+                   "decode behind it %.1e; within %.0e without matrix instructions: %.1e; twice the same bits",
                    config.channels, config.num_heads, config.channels / config.num_heads, V, config.num_layers, T,
-                   dtype_names[dtype], bound, prefill, decode);
+                   dtype_names[dtype], rounded_bound, prefill, decode, bound, unrounded);
     }
     gpt2_hip.close(d);
     reference_model_free(&model);
@@ -719,6 +933,7 @@ static void check_checker(Tests* t) {
 static void check_device(Tests* t) {
     Random random = {11};
     check_kernels(t, &random);
+    check_matrix_shapes(t, &random);
     check_shapes(t);
     check_equalities(t);
     check_picks(t);
