@@ -203,8 +203,8 @@ static double exact_gelu(double x) {
     return 0.5 * x * (1 + tanh(sqrt(2 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
 }
 
-// Both matrix products in one of the ways that their results go.
-static double matmul_difference(Random* random, DType dtype, int rows, int C, int OC, OutputKind kind, bool is_decode) {
+// prefill_matmul in one of the ways that its results go.
+static double matmul_difference(Random* random, DType dtype, int rows, int C, int OC, OutputKind kind) {
     RandomMatrix weight(random, dtype, OC, C);
     Floats in = random->floats((size_t)(rows * C), 1), bias = random->floats((size_t)OC, 1);
     Floats before = random->floats((size_t)(rows * OC), 1);
@@ -217,18 +217,15 @@ static double matmul_difference(Random* random, DType dtype, int rows, int C, in
     Output output = plain_output(kind, out.data, OC);
     switch (dtype) {
     case DTYPE_F32:
-        launch_matmul<DTYPE_F32>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode);
+        launch_matmul<DTYPE_F32>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC);
         break;
     case DTYPE_BF16:
-        launch_matmul<DTYPE_BF16>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC,
-                                  is_decode);
+        launch_matmul<DTYPE_BF16>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC);
         break;
     case DTYPE_F16:
-        launch_matmul<DTYPE_F16>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode);
+        launch_matmul<DTYPE_F16>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC);
         break;
-    default:
-        launch_matmul<DTYPE_Q8>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC, is_decode);
-        break;
+    default: launch_matmul<DTYPE_Q8>(&device, output, card_in.data, matrix, card_bias.data, rows, padded(C), OC); break;
     }
     Doubles truth((size_t)(rows * OC));
     for (int m = 0; m < rows; m++) {
@@ -241,6 +238,74 @@ static double matmul_difference(Random* random, DType dtype, int rows, int C, in
         }
     }
     return difference(out.read().data(), truth.data(), truth.size());
+}
+
+// A row as LayerNorm leaves it, in float64.
+static Doubles exact_layernorm(const float* x, const float* weight, const float* bias, int C) {
+    double mean = 0, variance = 0;
+    Doubles out((size_t)C);
+    for (int c = 0; c < C; c++) mean += (double)x[c] / C;
+    for (int c = 0; c < C; c++) variance += ((double)x[c] - mean) * ((double)x[c] - mean) / C;
+    for (int c = 0; c < C; c++)
+        out[(size_t)c] = ((double)x[c] - mean) / sqrt(variance + 1e-5) * (double)weight[c] + (double)bias[c];
+    return out;
+}
+
+// One stage of a decode step on random rows: FC and HEAD begin with a LayerNorm, FCPROJ adds up slices.
+static double stage_difference(Random* random, DType dtype, int rows, int C, Stage stage) {
+    int K = stage == STAGE_FCPROJ ? 4 * C : C, OC = stage == STAGE_FC ? 4 * C : stage == STAGE_HEAD ? 67 : C;
+    RandomMatrix weight(random, dtype, OC, K);
+    Floats in = random->floats((size_t)(rows * K), 1), bias = random->floats((size_t)OC, 1);
+    Floats x = random->floats((size_t)(rows * C), 3), ln_weight = random->floats((size_t)C, 2),
+           ln_bias = random->floats((size_t)C, 1);
+    Card<char> data(weight.data);
+    Card<uint16_t> scales(weight.scales);
+    Card<float> card_x(pad_rows(x, rows, C)), card_bias(bias), card_weight(ln_weight), card_ln_bias(ln_bias);
+    Card<float> hidden(stage == STAGE_FCPROJ ? pad_rows(in, rows, K) : Floats((size_t)(rows * padded(4 * C)), 7.0f));
+    Card<float> logits(Floats((size_t)(rows * OC), 7.0f));
+    Device device;
+    Decode decode;
+    Error error;
+    HeadRows head = {rows, rows, 0};
+    memset((void*)&device, 0, sizeof device), memset((void*)&decode, 0, sizeof decode);
+    device.options.dtype = dtype, device.compute_units = 2;
+    decode.heads.C = C, decode.heads.T = 1, decode.rows = rows, decode.V = OC;
+    decode.stride = padded(C), decode.hidden_stride = padded(4 * C);
+    decode.matrices[stage] = {data.data, scales.data}, decode.biases[stage] = card_bias.data;
+    decode.ln_weights[stage] = card_weight.data, decode.ln_biases[stage] = card_ln_bias.data;
+    decode.flow.x = decode.flow.middle = card_x.data, decode.flow.hidden = hidden.data, decode.logits = logits.data;
+    if (!enqueue_stage(&device, decode, stage, 0, head, &error)) return UNEQUAL;
+    Floats out = stage == STAGE_FC ? hidden.read() : stage == STAGE_HEAD ? logits.read() : card_x.read();
+    int stride = stage == STAGE_FC ? padded(4 * C) : stage == STAGE_HEAD ? OC : padded(C);
+    Floats found;
+    Doubles truth;
+    for (int m = 0; m < rows; m++) {
+        Doubles normed = exact_layernorm(&x[(size_t)(m * C)], ln_weight.data(), ln_bias.data(), C);
+        for (int o = 0; o < OC; o++) {
+            double sum = stage == STAGE_HEAD ? 0 : (double)bias[(size_t)o];
+            for (int k = 0; k < K; k++) {
+                double a = stage == STAGE_FCPROJ ? (double)in[(size_t)(m * K + k)] : normed[(size_t)k];
+                sum += a * (double)weight.exact[(size_t)(o * K + k)];
+            }
+            if (stage == STAGE_FCPROJ) sum += (double)x[(size_t)(m * C + o)];
+            truth.push_back(stage == STAGE_FC ? exact_gelu(sum) : sum);
+            found.push_back(out[(size_t)(m * stride + o)]);
+        }
+    }
+    return difference(found.data(), truth.data(), truth.size());
+}
+
+// out (hs): the softmaxes of `num_ranges` ranges of keys, (2 + head_stride) each, put together in float64.
+static void put_together(float* out, const float* parts, int num_ranges, int part, int hs) {
+    double largest = -INFINITY, total = 0;
+    for (int r = 0; r < num_ranges; r++) largest = fmax(largest, (double)parts[r * part]);
+    Doubles sums((size_t)hs, 0.0);
+    for (int r = 0; r < num_ranges; r++) {
+        double factor = exp((double)parts[r * part] - largest);
+        total += factor * (double)parts[r * part + 1];
+        for (int i = 0; i < hs; i++) sums[(size_t)i] += factor * (double)parts[r * part + 2 + i];
+    }
+    for (int i = 0; i < hs; i++) out[i] = (float)(sums[(size_t)i] / total);
 }
 
 // Attention over random caches beside matrices of the format, for B sequences in crossed slots.
@@ -264,16 +329,30 @@ static double attention_difference(Random* random, DType dtype, int B, int T, in
     Card<float> card_q(q), out(Floats((size_t)(B * T * stride), 0.0f));
     Card<char> card_k(k_bytes), card_v(v_bytes);
     Card<int> card_step(step);
+    int ranges = (heads.maxT + RANGE - 1) / RANGE, part = 2 + heads.head_stride;
+    Card<float> partials(Floats((size_t)(B * T * NH * ranges * part), 7.0f));
     Device device;
     Error error;
     memset((void*)&device, 0, sizeof device);
     device.att = out.data, device.q = card_q.data, device.step = card_step.data, device.stride = stride;
     device.options.dtype = dtype;
-    if (!attend(&device, heads, card_k.data, card_v.data, B, is_decode, &error)) return UNEQUAL;
+    if (is_decode) {
+        Decode decode;
+        memset((void*)&decode, 0, sizeof decode);
+        decode.heads = heads, decode.rows = B * T, decode.ranges = ranges, decode.flow.q = card_q.data;
+        decode.flow.partials = partials.data, decode.keys = card_k.data, decode.values = card_v.data;
+        if (!enqueue_attention(&device, decode, 0, &error)) return UNEQUAL;
+    } else if (!attend(&device, heads, card_k.data, card_v.data, B, &error)) {
+        return UNEQUAL;
+    }
 
+    Floats found = is_decode ? Floats((size_t)(B * T * stride), 0.0f) : out.read(), parts = partials.read();
     Doubles truth((size_t)(B * T * stride), 0.0);
     for (int m = 0; m < B * T; m++) {
         for (int h = 0; h < NH; h++) {
+            if (is_decode)
+                put_together(&found[(size_t)(m * stride + h * hs)], &parts[(size_t)((m * NH + h) * ranges * part)],
+                             (position + m % T) / RANGE + 1, part, hs);
             size_t head = (size_t)((step[(size_t)(1 + m / T)] * NH + h) * heads.maxT) * row;
             int num_keys = position + m % T + 1;
             Doubles weight((size_t)num_keys);
@@ -292,7 +371,7 @@ static double attention_difference(Random* random, DType dtype, int B, int T, in
             }
         }
     }
-    return difference(out.read().data(), truth.data(), truth.size());
+    return difference(found.data(), truth.data(), truth.size());
 }
 
 static void check_kernels(Tests* t, Random* random) {
@@ -311,22 +390,23 @@ static void check_kernels(Tests* t, Random* random) {
 
     const OutputKind kinds[] = {OUTPUT_STORE, OUTPUT_GELU, OUTPUT_ADD};
     for (int d = 0; d < NUM_DTYPES; d++) {
-        const int rows[] = {1, 2, 3, 8, 9}, tile_rows[] = {9, 64, 70},
-                  sizes[][2] = {{15, 9}, {45, 67}, {160, 131}, {768, 24}};
+        const int tile_rows[] = {9, 64, 70}, sizes[][2] = {{15, 9}, {45, 67}, {160, 131}, {768, 24}};
         double decode = 0, prefill = 0;
-        for (int i = 0; i < 5; i++) {
-            for (int s = 0; s < 4; s++)
-                decode = fmax(decode, matmul_difference(random, (DType)d, rows[i], sizes[s][0], sizes[s][1],
-                                                        kinds[(i + s) % 3], true));
+        const Stage stages[] = {STAGE_FC, STAGE_FCPROJ, STAGE_HEAD};
+        for (int i = 0; i < 3; i++) {
+            for (int rows : {1, 3, 9})
+                decode = fmax(decode, stage_difference(random, (DType)d, rows, i == rows % 3 ? 15 : 45, stages[i]));
+            decode = fmax(decode, stage_difference(random, (DType)d, 1 << (d + i) % 4, 160, stages[i]));
         }
         for (int i = 0; i < 3; i++) {
             for (int s = 0; s < 4; s++)
                 prefill = fmax(prefill, matmul_difference(random, (DType)d, tile_rows[i], sizes[s][0], sizes[s][1],
-                                                          kinds[(i + s) % 3], false));
+                                                          kinds[(i + s) % 3]));
         }
-        test_check(t, decode < 2e-6,
-                   "decode_matmul in %s, 1 to 9 rows, 15 to 768 columns: within 2e-6 of float64: %.1e", dtype_names[d],
-                   decode);
+        test_check(
+            t, decode < 2e-6,
+            "decode_stage in %s, fc, fcproj and head of 1 to 9 rows, 15 to 160 channels: within 2e-6 of float64: %.1e",
+            dtype_names[d], decode);
         test_check(t, prefill < 2e-6,
                    "prefill_matmul in %s, 9 to 70 rows, 15 to 768 columns: within 2e-6 of float64: %.1e",
                    dtype_names[d], prefill);
