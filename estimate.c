@@ -57,7 +57,7 @@ static bool estimate_open(Estimate* e, Error* error) {
     if (!machine_measure(&e->here, e->variant, e->dtype, e->bytes, g->threads, error)) return false;
     e->rates = e->here;
     e->is_here = wish[0] == 0;
-    if (wish[0] > 0) e->rates.bandwidth = 1e9 * wish[0];
+    if (wish[0] > 0) e->rates.bandwidth = 1e9 * wish[0], e->rates.working_set = 0;
     if (wish[1] > 0) e->rates.products = e->rates.f32 = 1e9 * wish[1];
     return true;
 }

@@ -14,6 +14,7 @@
 #include "inspect.h"      // --top K --all, --verify, --profile, --estimate, --info
 #include "list_devices.h"
 #include "npy.h"         // npy_open: --logits
+#include "open_device.h" // on the CPU or a GPU
 #include "options.h"     // Options, options_parse
 #include "prompt.h"      // prompt_read
 #include "report.h"      // Generation, and everything that is told about it
@@ -203,8 +204,7 @@ static bool encode_prompt_within_context(Generation* g, Error* error) {
 // Everything that generation needs besides what is reported in the end.
 typedef struct {
     Generation* g;
-    const DeviceApi* api;
-    Device* device;
+    OpenDevice device;
     TextOutput* out;
     int max_new;       // tokens that every sample may get: -n, or what the context has room for
     float* logits;     // (max(B, LOGITS_CHUNK), V)
@@ -249,37 +249,16 @@ static bool open_samples(Generator* r, Error* error) {
     return true;
 }
 
-static bool open_device(Generator* r, const DeviceApi* api, Error* error) {
+// Opens the device that the options want, or the CPU.
+static bool generator_take_device(Generator* r, bool is_cpu, Error* error) {
     Generation* g = r->g;
-    const Options* options = g->options;
-    DeviceOptions device = {.max_seq_len = g->num_prompt + r->max_new,
-                            .max_batch = options->samples,
-                            .num_threads = g->threads,
-                            .gpu = options->gpu,
-                            .cpu_logits = options->cpu_logits};
-    // a GPU gets bf16 from f32, unless the user says otherwise; what has 16 bits already stays as it is
-    device.dtype = options->keep_dtype && g->model.dtype == DTYPE_F32 ? DTYPE_BF16 : g->model.dtype;
+    const DeviceOptions needs = {.max_seq_len = g->num_prompt + r->max_new, .max_batch = g->options->samples};
     double start = seconds_now();
-    r->api = api;
-    r->device = api->open(&g->model, &device, error);
-    if (r->device == NULL) return false;
+    if (!(is_cpu ? open_cpu : open_device)(&r->device, g, &needs, error)) return false;
     g->load_seconds += seconds_now() - start;
-    g->device = api->describe(r->device);
-    g->device_dtype = api == &gpt2_cpu ? g->model.dtype : device.dtype;
+    g->device = r->device.api->describe(r->device.handle);
+    g->device_dtype = r->device.dtype;
     return true;
-}
-
-// The device that the user wants; where any will do, the CPU stands in for a GPU that cannot be used.
-static bool choose_device(Generator* r, Error* error) {
-#ifdef GPT2_HIP
-    const Options* options = r->g->options;
-    if (options->device != DEVICE_CPU) {
-        if (open_device(r, &gpt2_hip, error)) return true;
-        if (options->device == DEVICE_GPU) return false;
-        if (!options->quiet && !options->json) fprintf(stderr, "gpt2: %s; this run is on the CPU\n", error->text);
-    }
-#endif
-    return open_device(r, &gpt2_cpu, error);
 }
 
 static bool generator_open(Generator* r, Generation* g, TextOutput* out, Error* error) {
@@ -287,7 +266,7 @@ static bool generator_open(Generator* r, Generation* g, TextOutput* out, Error* 
     int room = g->context - g->num_prompt;
     *r = (Generator){.g = g, .out = out, .num_running = options->samples};
     r->max_new = options->num_predict < 0 || options->num_predict > room ? room : options->num_predict;
-    if (!choose_device(r, error)) return false;
+    if (!generator_take_device(r, false, error)) return false;
 
     int rows = options->logits != NULL && options->samples < LOGITS_CHUNK ? LOGITS_CHUNK : options->samples;
     r->logits = allocate((size_t)rows, (size_t)g->model.config.vocab_size * sizeof *r->logits, "logits", error);
@@ -296,7 +275,7 @@ static bool generator_open(Generator* r, Generation* g, TextOutput* out, Error* 
 }
 
 static void generator_close(Generator* r) {
-    if (r->device != NULL) r->api->close(r->device);
+    close_device(&r->device);
     for (int b = 0; r->samplers != NULL && b < r->g->options->samples; b++) sampler_close(&r->samplers[b]);
     free(r->samplers);
     free(r->logits);
@@ -318,7 +297,7 @@ static bool fail_damaged(const Generation* g, Error* error) {
 
 // Runs tokens and checks their logits (B, num_logits, V): no text must be made of a damaged model's.
 static bool forward(Generator* r, const TokenRun* run, int num_logits, Error* error) {
-    if (!r->api->forward(r->device, run, num_logits, r->logits, error)) return false;
+    if (!r->device.api->forward(r->device.handle, run, num_logits, r->logits, error)) return false;
     size_t n = (size_t)run->B * (size_t)num_logits * (size_t)r->g->model.config.vocab_size;
     int is_damaged = 0;
     for (size_t i = 0; i < n; i++) is_damaged |= !isfinite(r->logits[i]);
@@ -365,7 +344,7 @@ static bool run_prompt(Generator* r, Error* error) {
     }
     for (int b = 1; b < r->num_running; b++) {
         memcpy(r->logits + (size_t)b * V, r->logits, V * sizeof *r->logits);
-        if (!r->api->copy_cache(r->device, b, 0, g->num_prompt, error)) return false;
+        if (!r->device.api->copy_cache(r->device.handle, b, 0, g->num_prompt, error)) return false;
     }
     g->prompt_seconds = seconds_now() - start;
     return true;
@@ -409,24 +388,32 @@ static bool extend_sample(Generator* r, int b, int token, Error* error) {
     return text_write(r->out, bytes, size, error);
 }
 
-// Takes the samples that have ended out of the batch, and the hash of the logits that their last tokens came from.
-static bool retire_samples(Generator* r, Error* error) {
+// The logits that the latest tokens of the samples that have just ended were picked from, for their hash.
+static bool fetch_last_logits(Generator* r, Error* error) {
+    size_t V = (size_t)r->g->model.config.vocab_size;
+    for (int i = 0; !r->has_logits && i < r->num_running; i++) {
+        bool has_ended = r->g->samples[r->slots[i]].stop != STOP_NONE;
+        if (has_ended && !r->device.api->fetch_logits(r->device.handle, i, r->logits + (size_t)i * V, error))
+            return false;
+    }
+    return true;
+}
+
+// Takes the samples that have ended out of the batch.
+static void retire_samples(Generator* r) {
     Generation* g = r->g;
     size_t V = (size_t)g->model.config.vocab_size;
     int running = 0;
     for (int i = 0; i < r->num_running; i++) {
         Sample* sample = &g->samples[r->slots[i]];
-        float* logits = r->logits + (size_t)i * V;
         if (sample->stop == STOP_NONE) {
             r->next[running] = sample->tokens[g->num_prompt + sample->num_generated - 1];
             r->slots[running++] = r->slots[i];
         } else {
-            if (!r->has_logits && !r->api->fetch_logits(r->device, i, logits, error)) return false;
-            sample->logits_hash = hash_bytes(logits, V * sizeof *logits);
+            sample->logits_hash = hash_bytes(r->logits + (size_t)i * V, V * sizeof *r->logits);
         }
     }
     r->num_running = running;
-    return true;
 }
 
 // Runs the latest tokens, which stand at `position`, and picks those that follow.
@@ -434,24 +421,38 @@ static bool run_step(Generator* r, int position, Error* error) {
     TokenRun run = {r->next, r->slots, r->num_running, 1, position};
     make_choices(r, (size_t)position + 1);
     r->has_logits = false;
-    if (r->api->next != NULL) return r->api->next(r->device, &run, r->choices, r->picked, error);
+    if (r->device.api->next != NULL) return r->device.api->next(r->device.handle, &run, r->choices, r->picked, error);
     if (!forward(r, &run, 1, error)) return false;
     pick_from_logits(r);
     return true;
 }
 
-// After an error of a GPU: may the CPU take over, and does it open? The samples' first `length` tokens are run anew.
+// Loads the model again with the weights as the GPU rounded them, so that its text goes on and not another one.
+static bool load_as_rounded(Generation* g, DType dtype, Error* error) {
+    int num_layers = g->model.config.num_layers; // --layers has been applied to it
+    checkpoint_free(&g->model);
+    if (!checkpoint_load(&g->model, g->paths.model, false, dtype, error)) return false;
+    g->model.config.num_layers = num_layers;
+    g->model.num_parameters = gpt2_num_parameters(&g->model.config);
+    return true;
+}
+
+// After an error of a GPU: may the CPU take over, and does it open? `length` tokens of the samples have been run, 0 before
+// the text has begun: they are run anew, which leaves their logits in r->logits (num_running, V).
 static bool continue_on_cpu(Generator* r, int length, Error* error) {
-    const Generation* g = r->g;
-    bool is_begun = length > g->num_prompt;
-    if (r->api == &gpt2_cpu || (g->options->device == DEVICE_GPU && !is_begun)) return false;
+    Generation* g = r->g;
+    bool is_begun = length > 0;
+    size_t V = (size_t)g->model.config.vocab_size;
+    if (r->device.api == &gpt2_cpu || (g->options->device == DEVICE_GPU && !is_begun)) return false;
     fprintf(stderr, "%sgpt2: %s; the CPU goes on\n", is_begun ? "\n" : "", error->text);
-    r->api->close(r->device);
-    if (!open_device(r, &gpt2_cpu, error)) return false;
+    close_device(&r->device);
+    if (g->model.dtype != g->device_dtype && !load_as_rounded(g, g->device_dtype, error)) return false;
+    if (!generator_take_device(r, true, error)) return false;
     for (int i = 0; i < r->num_running && is_begun; i++) {
         TokenRun run = {g->samples[r->slots[i]].tokens, &r->slots[i], 1, length, 0};
-        if (!r->api->forward(r->device, &run, 0, NULL, error)) return false;
+        if (!r->device.api->forward(r->device.handle, &run, 1, r->logits + (size_t)i * V, error)) return false;
     }
+    r->has_logits = true;
     return true;
 }
 
@@ -475,7 +476,8 @@ static bool generate(Generator* r, Error* error) {
         double now = seconds_now();
         if (position > g->num_prompt) g->step_seconds[g->num_steps++] = now - before;
         before = now;
-        if (!retire_samples(r, error)) return false;
+        if (!fetch_last_logits(r, error) && !continue_on_cpu(r, position, error)) return false;
+        retire_samples(r);
         if (r->num_running == 0 || r->out->is_closed) break;
         if (!run_step(r, position, error) && !(continue_on_cpu(r, position, error) && run_step(r, position, error))) {
             return false;

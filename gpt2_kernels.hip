@@ -19,11 +19,13 @@
 #include <hip/hip_runtime.h>
 
 #include <float.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "gpt2_kernels.h"
+#include "gpt2_matrix.h"
 
 enum {
     GROUP = 32,                      // lanes that shuffle together
@@ -53,6 +55,8 @@ enum {
     SCORE_SLICE = 64,                // channels of q and k that prefill_attention holds in shared memory at once
     QUERIES_PER_GROUP = 4,           // of prefill_attention
     QUERIES = GROUPS * QUERIES_PER_GROUP,
+    ATTENTION_WAVES = 4,             // of one of its blocks, each with 16 queries
+    PROBE_ANSWERS = 2,
     MAX_ALLOCATIONS = 64
 };
 
@@ -99,6 +103,10 @@ __device__ static __forceinline__ uint16_t float_to_half(float f) {
     uint16_t bits;
     memcpy(&bits, &half, sizeof bits);
     return bits;
+#elif defined(__CUDA_ARCH__)
+    uint16_t bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(f));
+    return bits;
 #else
     unsigned bits = bits_of_float(f), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);
@@ -108,6 +116,36 @@ __device__ static __forceinline__ uint16_t float_to_half(float f) {
     }
     return (uint16_t)(sign | (magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000) >> 13);
 #endif
+}
+
+// binary32 to bfloat16, to nearest, ties to even.
+__device__ static __forceinline__ uint16_t float_to_bf16(float f) {
+    unsigned bits = bits_of_float(f);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40); // a NaN stays one
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// What a matrix instruction multiplies with weights of a format.
+__host__ __device__ static constexpr int matrix_format(int dtype) {
+    return dtype == DTYPE_F16 || dtype == DTYPE_Q8 ? DTYPE_F16 : DTYPE_BF16;
+}
+
+// Activations (rows, ...) on their way from one kernel to the next, as the matrix product that reads them wants them: f32,
+// or rounded to the bf16 or f16 that a matrix instruction multiplies.
+struct Activation {
+    void* data;
+    int format; // DTYPE_F32, or matrix_format() of the weights
+};
+
+// One activation rounded for a matrix instruction. What is finite stays so.
+__device__ static __forceinline__ uint16_t rounded_activation(int format, float value) {
+    if (format == DTYPE_BF16) return float_to_bf16(value);
+    return float_to_half(fabsf(value) < INFINITY ? fminf(fmaxf(value, -65504), 65504) : value);
+}
+
+__device__ static __forceinline__ void activation_put(Activation out, size_t at, float value) {
+    if (out.format == DTYPE_F32) ((float*)out.data)[at] = value;
+    else ((uint16_t*)out.data)[at] = rounded_activation(out.format, value);
 }
 
 // Weights as they lie on the card: rows (rows, stride) with stride = columns rounded up to ROW_ALIGN, zeros behind.
@@ -314,7 +352,7 @@ __device__ static __forceinline__ void take(float2 (&pairs)[N], Where where) {
 // What is done to sum + bias.
 enum OutputKind {
     OUTPUT_STORE, // out = value
-    OUTPUT_GELU,  // out = GELU(value)
+    OUTPUT_GELU,  // hidden = GELU(value)
     OUTPUT_ADD,   // out += value: the residual connection
     OUTPUT_QKV    // q goes to out, k and v to this layer's cache
 };
@@ -328,10 +366,9 @@ struct Heads {
 
 struct Output {
     int kind;
-    int stride;          // floats from one row of out to the next
-    float* out;          // (rows, stride); OUTPUT_QKV: q (rows, NH, head_stride)
-    const float* before; // OUTPUT_ADD: (rows, before_stride), what the value is added to
-    int before_stride;
+    int stride;       // floats from one row of out to the next
+    float* out;       // (rows, stride); OUTPUT_QKV: (rows, NH, head_stride)
+    Activation hidden; // OUTPUT_GELU: (rows, stride), in place of out
     void* keys;       // OUTPUT_QKV: this layer's caches (max_batch, NH, maxT, head_stride)
     void* values;
     const int* step;  // OUTPUT_QKV: [position, slots (max_batch)]
@@ -344,37 +381,65 @@ __device__ static __forceinline__ size_t cache_offset(Heads heads, int slot, int
     return ((size_t)slot * (size_t)heads.NH + (size_t)head) * (size_t)heads.maxT * (size_t)heads.head_stride;
 }
 
-// Puts away column `column` of row `row`. CACHE is the format of the KV cache; WAITS: somebody is waiting for it.
-template <int CACHE, bool WAITS>
-__device__ static __forceinline__ void put(const Output& output, int row, int column, float value) {
-    if (output.kind != OUTPUT_QKV) {
-        float* out = output.out + (size_t)row * (size_t)output.stride + column;
-        if (output.kind == OUTPUT_GELU) value = gelu(value);
-        if (output.kind == OUTPUT_ADD) value += output.before[(size_t)row * (size_t)output.before_stride + column];
-        leave<WAITS>(out, value);
-        return;
-    }
+// Where one row of a matrix product goes: element 0 of its row of `out`, and for OUTPUT_QKV of its token in the cache.
+struct RowPlace {
+    size_t out, cache;
+};
+
+__device__ static __forceinline__ RowPlace row_place(const Output& output, int row) {
     const Heads& heads = output.heads;
-    int part = (column >= heads.C) + (column >= 2 * heads.C), rest = column - part * heads.C;
-    int head = rest / heads.hs, channel = rest - head * heads.hs;
-    int place = (WAITS ? part * output.rows : 0) + row;
-    if (part == 0 || WAITS) {
-        leave<WAITS>(output.out + ((size_t)place * (size_t)heads.NH + (size_t)head) * (size_t)heads.head_stride + channel, value);
-    }
-    if (part == 0) return;
+    RowPlace place = {(size_t)row * (size_t)output.stride, 0};
+    if (output.kind != OUTPUT_QKV) return place;
     int slot = output.step[1 + row / heads.T], position = output.step[0] + row % heads.T;
-    void* cache = part == 1 ? output.keys : output.values;
-    size_t at = cache_offset(heads, slot, head) + (size_t)position * (size_t)heads.head_stride + (size_t)channel;
-    if (CACHE == DTYPE_F32) ((float*)cache)[at] = value;
-    else ((uint16_t*)cache)[at] = float_to_half(value);
+    place.out = (size_t)row * (size_t)(heads.NH * heads.head_stride);
+    place.cache = cache_offset(heads, slot, 0) + (size_t)position * (size_t)heads.head_stride;
+    return place;
+}
+
+// Where one column goes from there. OUTPUT_QKV: part 0 is q, 1 k, 2 v.
+struct ColumnPlace {
+    int part;
+    size_t at;
+};
+
+__device__ static __forceinline__ ColumnPlace column_place(const Output& output, int column) {
+    const Heads& heads = output.heads;
+    ColumnPlace place = {0, (size_t)column};
+    if (output.kind != OUTPUT_QKV) return place;
+    int head = column % heads.C / heads.hs, channel = column % heads.C % heads.hs;
+    place.part = column / heads.C;
+    place.at = (place.part == 0 ? (size_t)(head * heads.head_stride) : cache_offset(heads, 0, head)) + (size_t)channel;
+    return place;
+}
+
+// Puts away one sum + bias. CACHE is the format of the KV cache.
+template <int CACHE>
+__device__ static __forceinline__ void put_at(const Output& output, RowPlace row, ColumnPlace column, float value) {
+    if (column.part > 0) {
+        void* cache = column.part == 1 ? output.keys : output.values;
+        if (CACHE == DTYPE_F32) ((float*)cache)[row.cache + column.at] = value;
+        else ((uint16_t*)cache)[row.cache + column.at] = float_to_half(value);
+    } else if (output.kind == OUTPUT_GELU) {
+        activation_put(output.hidden, row.out + column.at, gelu(value));
+    } else {
+        float* out = output.out + row.out + column.at;
+        *out = output.kind == OUTPUT_ADD ? *out + value : value;
+    }
+}
+
+// The same by the numbers of row and column.
+template <int CACHE>
+__device__ static __forceinline__ void put(const Output& output, int row, int column, float value) {
+    put_at<CACHE>(output, row_place(output, row), column_place(output, column), value);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Kernels
 
-// Tells that code for this card is there and runs: answer[0] = lanes of a wave.
+// Tells that code for this card is there and runs: answer[0] = lanes of a wave, answer[1] = lanes that a matrix
+// instruction takes, 0 where there is none.
 extern "C" __global__ void __launch_bounds__(THREADS) probe(int* answer) {
-    if (threadIdx.x == 0) answer[0] = warpSize;
+    if (threadIdx.x == 0) answer[0] = warpSize, answer[1] = NativeShape::IS_THERE ? NativeShape::LANES : 0;
 }
 
 // Two neighbouring elements of a row of a matrix, times its scale.
@@ -411,7 +476,7 @@ __global__ void __launch_bounds__(THREADS) embed(float* x, Matrix wte, Matrix wp
 // out (rows, stride) = (x - mean) / sqrt(variance + 1e-5) * weight + bias over the C channels of a row: LayerNorm, Ba
 // et al. 2016. One block per row. Row r is made from row r / count * pitch + first + r % count of `in`: `count` rows
 // out of every `pitch`, starting at `first`.
-extern "C" __global__ void __launch_bounds__(THREADS) layernorm(float* out, const float* in, const float* weight,
+extern "C" __global__ void __launch_bounds__(THREADS) layernorm(Activation out, const float* in, const float* weight,
                                                                 const float* bias, int C, int stride, int count,
                                                                 int pitch, int first) {
     __shared__ float partial[GROUPS];
@@ -423,7 +488,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) layernorm(float* out, cons
     for (int c = (int)threadIdx.x; c < C; c += THREADS) squares += (x[c] - mean) * (x[c] - mean);
     float scale = 1.0f / sqrtf(block_sum(squares, partial) / (float)C + 1e-5f);
     for (int c = (int)threadIdx.x; c < C; c += THREADS) {
-        out[(size_t)row * (size_t)stride + c] = (x[c] - mean) * scale * weight[c] + bias[c];
+        activation_put(out, (size_t)row * (size_t)stride + (size_t)c, (x[c] - mean) * scale * weight[c] + bias[c]);
     }
 }
 
@@ -514,7 +579,277 @@ __global__ void __launch_bounds__(THREADS) prefill_matmul(Output output, const f
         for (int j = 0; j < 4; j++) {
             int row = first_row + my_row + i, column = first_column + my_column + j;
             if (row >= rows || column >= OC) continue;
-            put<Format<DTYPE>::CACHE, false>(output, row, column, bias == NULL ? sum[i][j] : sum[i][j] + bias[column]);
+            put<cache_format(DTYPE)>(output, row, column, bias == NULL ? sum[i][j] : sum[i][j] + bias[column]);
+        }
+    }
+}
+
+// The tiles of matrix_matmul: SIZE x SIZE outputs for a block, DEPTH columns of both factors in shared memory at a time.
+// The waves share the outputs as DOWN x ACROSS rectangles. Whatever the tile, each output is summed in the same order.
+template <class Shape, int SIZE> struct Tiling {
+    enum {
+        DOWN = 2,
+        ACROSS = SIZE == 128 ? 4 : 2,
+        THREADS_OF_BLOCK = DOWN * ACROSS * Shape::LANES,
+        ROWS = SIZE / DOWN / FRAGMENT,       // fragments of one wave
+        COLUMNS = SIZE / ACROSS / FRAGMENT,
+        DEPTH = SIZE == 128 ? 32 : 64,
+        CHUNKS = DEPTH / CHUNK               // packs of one row of a tile
+    };
+};
+
+// Where a pack lies in a tile in shared memory. Rows follow each other without a gap; the order of the packs in a row
+// changes from row to row, so that the 8 lanes that a chip serves at a time find theirs in 8 different places of 128 bytes,
+// be it the same chunk of 8 rows or 4 chunks of 2 rows.
+template <int CHUNKS> __device__ static __forceinline__ int pack_place(int row, int chunk) {
+    return row * CHUNKS + (chunk ^ (((row & 1) << 2 | (row >> 1 & 3)) & (CHUNKS - 1)));
+}
+
+// Copies a pack from global to shared memory without a register in between, or zeros; it is there after copies_await.
+// The harness copies at once.
+__device__ static __forceinline__ void copy_async(uint4* to, const uint4* from, bool is_inside) {
+#ifdef __CUDA_ARCH__
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :: "r"((unsigned)__cvta_generic_to_shared(to)), "l"(__cvta_generic_to_global(from)), "r"(is_inside ? 16 : 0)
+                 : "memory");
+#else
+    *to = is_inside ? *from : make_uint4(0, 0, 0, 0);
+#endif
+}
+
+// Ends a group of copies.
+__device__ static __forceinline__ void copies_end_group() {
+#ifdef __CUDA_ARCH__
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits until all groups but the last one are there.
+__device__ static __forceinline__ void copies_await() {
+#ifdef __CUDA_ARCH__
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+#endif
+}
+
+__device__ static __forceinline__ uint4 floats_to_halves(float4 a, float4 b) {
+    const float in[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    unsigned pairs[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        unsigned low = rounded_activation(DTYPE_F16, in[2 * i]), high = rounded_activation(DTYPE_F16, in[2 * i + 1]);
+        pairs[i] = low | high << 16;
+    }
+    return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+
+// Eight int8 as f16, which holds them exactly.
+__device__ static __forceinline__ uint4 bytes_to_halves(unsigned low, unsigned high) {
+    unsigned pairs[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        unsigned quad = (i < 2 ? low : high) >> (i % 2 * 16);
+        pairs[i] = (unsigned)float_to_half((float)(int8_t)quad) | (unsigned)float_to_half((float)(int8_t)(quad >> 8)) << 16;
+    }
+    return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+
+// How a block of matrix_matmul brings its tiles into shared memory: rows first_row... of the activations and rows
+// first_column... of the weights (what is past the last repeats it), zeros past the end of the rows. Where the chip can copy
+// to shared memory by itself (ASYNC), AHEAD tiles are on their way, else the next one waits in registers.
+template <class Shape, int DTYPE, int SIZE> struct TileStream {
+    typedef Tiling<Shape, SIZE> Tile;
+    enum {
+        IS_Q8 = DTYPE == DTYPE_Q8,
+        ASYNC = Shape::HAS_ASYNC_COPIES && !IS_Q8, // bytes have to be widened on the way
+        AHEAD = ASYNC ? 2 : 1,
+        STAGES = AHEAD + 1,
+        THREADS_OF_BLOCK = Tile::THREADS_OF_BLOCK,
+        CHUNKS = Tile::CHUNKS,
+        WIDE_ROWS = IS_Q8 ? SIZE : 2 * SIZE,       // that lie in memory with 16 bits
+        WIDE_PACKS = WIDE_ROWS * CHUNKS / THREADS_OF_BLOCK,
+        BYTE_CHUNKS = CHUNKS / 2,                  // Q8: packs in a row
+        BYTE_PACKS = SIZE * BYTE_CHUNKS,           // at most one for each thread
+        SCALES = Tile::DEPTH / Q8_BLOCK
+    };
+    struct Stage {
+        uint4 packs[2 * SIZE * CHUNKS + (IS_Q8 ? SCALES * SIZE / 4 : 0)]; // activations, weights, their scales (SCALES, SIZE)
+        __device__ __forceinline__ float* scales() { return (float*)(void*)(packs + 2 * SIZE * CHUNKS); }
+    };
+    const uint16_t* in;
+    Matrix weight;
+    int first_row, rows, first_column, OC, stride;
+    uint4 wide[WIDE_PACKS], bytes[IS_Q8 ? (BYTE_PACKS + THREADS_OF_BLOCK - 1) / THREADS_OF_BLOCK : 1];
+    float scale;
+
+    // Starts the loads of columns start to start + DEPTH.
+    __device__ __forceinline__ void fetch(Stage* stage, int start) {
+#pragma unroll
+        for (int i = 0; i < WIDE_PACKS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK, row = number / CHUNKS, chunk = number % CHUNKS;
+            bool is_inside = start + chunk * CHUNK < stride;
+            const uint16_t* from = row < SIZE ? in + (size_t)min(first_row + row, rows - 1) * (size_t)stride
+                                              : (const uint16_t*)weight.data + (size_t)min(first_column + row - SIZE, OC - 1) * (size_t)stride;
+            const uint4* pack = (const uint4*)(from + (is_inside ? start + chunk * CHUNK : 0));
+            if (ASYNC) {
+                copy_async(&stage->packs[pack_place<CHUNKS>(row, chunk)], pack, is_inside);
+            } else { // loaded in any case, for a branch would wait for it
+                uint4 loaded = *pack;
+                wide[i] = is_inside ? loaded : make_uint4(0, 0, 0, 0);
+            }
+        }
+        if (IS_Q8) fetch_bytes(start);
+    }
+
+    __device__ __forceinline__ void fetch_bytes(int start) {
+        int blocks = stride / Q8_BLOCK;
+#pragma unroll
+        for (int i = 0; i * THREADS_OF_BLOCK < BYTE_PACKS; i++) {
+            int number = min((int)threadIdx.x + i * THREADS_OF_BLOCK, BYTE_PACKS - 1), row = number / BYTE_CHUNKS;
+            int at = start + number % BYTE_CHUNKS * 16;
+            const char* from = (const char*)weight.data + (size_t)min(first_column + row, OC - 1) * (size_t)stride;
+            uint4 loaded = *(const uint4*)(from + (at < stride ? at : 0));
+            bytes[i] = at < stride ? loaded : make_uint4(0, 0, 0, 0);
+        }
+        int row = (int)threadIdx.x % SIZE, block = start / Q8_BLOCK + (int)threadIdx.x / SIZE;
+        scale = 0;
+        if ((int)threadIdx.x < SIZE * SCALES && block < blocks) {
+            scale = half_to_float(weight.scales[(size_t)min(first_column + row, OC - 1) * (size_t)blocks + (size_t)block]);
+        }
+    }
+
+    // Puts what fetch brought into registers where it belongs.
+    __device__ __forceinline__ void land(Stage* stage) const {
+        if (!ASYNC) {
+#pragma unroll
+            for (int i = 0; i < WIDE_PACKS; i++) {
+                int number = (int)threadIdx.x + i * THREADS_OF_BLOCK;
+                stage->packs[pack_place<CHUNKS>(number / CHUNKS, number % CHUNKS)] = wide[i];
+            }
+        }
+        if (IS_Q8) land_bytes(stage);
+    }
+
+    __device__ __forceinline__ void land_bytes(Stage* stage) const {
+#pragma unroll
+        for (int i = 0; i * THREADS_OF_BLOCK < BYTE_PACKS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK;
+            int row = SIZE + number / BYTE_CHUNKS, chunk = number % BYTE_CHUNKS * 2;
+            if (number >= BYTE_PACKS) break;
+            stage->packs[pack_place<CHUNKS>(row, chunk)] = bytes_to_halves(bytes[i].x, bytes[i].y);
+            stage->packs[pack_place<CHUNKS>(row, chunk + 1)] = bytes_to_halves(bytes[i].z, bytes[i].w);
+        }
+        if ((int)threadIdx.x < SIZE * SCALES) stage->scales()[threadIdx.x] = scale;
+    }
+};
+
+// A lane's packs of the fragment that begins at row `first_row` of a tile, at step `step`.
+template <class Shape, int CHUNKS>
+__device__ static __forceinline__ void load_fragment(uint4* packs, const uint4* tile, int lane, int first_row, int step) {
+#pragma unroll
+    for (int p = 0; p < Shape::PACKS; p++) {
+        packs[p] = tile[pack_place<CHUNKS>(first_row + Shape::row(lane, p), step * STEP_CHUNKS + Shape::chunk(lane, p))];
+    }
+}
+
+// Adds the product of one Q8 block: its sums, multiplied by the scale of their column.
+template <class Shape>
+__device__ static __forceinline__ void multiply_block(typename Shape::Sums* sums, const uint4* a, const uint4* b, const float* scales,
+                                                      int lane) {
+    typename Shape::Sums block;
+#pragma unroll
+    for (int i = 0; i < Shape::SUMS; i++) block[i] = 0;
+    Shape::template multiply<true>(&block, a, b);
+#pragma unroll
+    for (int i = 0; i < Shape::SUMS; i++) (*sums)[i] = fmaf(scales[Shape::sum_column(lane, i)], block[i], (*sums)[i]);
+}
+
+// The product for many rows on a chip with matrix instructions: in (rows, stride) has been rounded to what they multiply,
+// matrix_format(); products are exact and sums f32. Bytes of q8 are exact in f16, which rounds `in` 8 times finer than bf16
+// would; each block of 32 is summed by itself and its f32 sum multiplied by the scale. So nothing but the rounding of `in`
+// is lost, whatever the weights.
+template <class Shape, int DTYPE, int SIZE>
+__global__ void __launch_bounds__((Tiling<Shape, SIZE>::THREADS_OF_BLOCK))
+matrix_matmul(Output output, const uint16_t* in, Matrix weight, const float* bias, int rows, int stride, int OC) {
+    typedef Tiling<Shape, SIZE> Tile;
+    typedef TileStream<Shape, DTYPE, SIZE> Stream;
+    typedef typename Shape::Sums Sums;
+    __shared__ typename Stream::Stage stages[Stream::STAGES];
+    if (!Shape::IS_THERE) return; // never launched there
+    int lane = (int)threadIdx.x % Shape::LANES, wave = (int)threadIdx.x / Shape::LANES;
+    int my_row = wave / Tile::ACROSS * Tile::ROWS * FRAGMENT, my_column = wave % Tile::ACROSS * Tile::COLUMNS * FRAGMENT;
+    Stream stream;
+    stream.in = in, stream.weight = weight, stream.rows = rows, stream.OC = OC, stream.stride = stride;
+    stream.first_row = (int)blockIdx.x * SIZE, stream.first_column = (int)blockIdx.y * SIZE;
+    Sums sums[Tile::ROWS][Tile::COLUMNS];
+#pragma unroll
+    for (int i = 0; i < Tile::ROWS * Tile::COLUMNS * Shape::SUMS; i++) {
+        sums[i / Shape::SUMS / Tile::COLUMNS][i / Shape::SUMS % Tile::COLUMNS][i % Shape::SUMS] = 0;
+    }
+    int tiles = (stride + Tile::DEPTH - 1) / Tile::DEPTH;
+    for (int t = 0; t < Stream::AHEAD; t++) {
+        if (t < tiles) {
+            stream.fetch(&stages[t], t * Tile::DEPTH);
+            stream.land(&stages[t]);
+        }
+        if (Stream::ASYNC) copies_end_group();
+    }
+    for (int t = 0; t < tiles; t++) {
+        if (Stream::ASYNC) copies_await();
+        __syncthreads(); // tile t is there, and the stage of tile t - 1, where the next one goes, was read by everyone
+        typename Stream::Stage *stage = &stages[t % Stream::STAGES], *next = &stages[(t + Stream::AHEAD) % Stream::STAGES];
+        bool is_more = t + Stream::AHEAD < tiles;
+        if (is_more) stream.fetch(next, (t + Stream::AHEAD) * Tile::DEPTH);
+        if (Stream::ASYNC) copies_end_group();
+#pragma unroll
+        for (int step = 0; step < Tile::DEPTH / STEP; step++) {
+            uint4 b[Tile::COLUMNS][Shape::PACKS];
+#pragma unroll
+            for (int n = 0; n < Tile::COLUMNS; n++) {
+                load_fragment<Shape, Tile::CHUNKS>(b[n], stage->packs, lane, SIZE + my_column + n * FRAGMENT, step);
+            }
+#pragma unroll
+            for (int m = 0; m < Tile::ROWS; m++) {
+                uint4 a[Shape::PACKS];
+                load_fragment<Shape, Tile::CHUNKS>(a, stage->packs, lane, my_row + m * FRAGMENT, step);
+#pragma unroll
+                for (int n = 0; n < Tile::COLUMNS; n++) {
+                    const float* scales = stage->scales() + step * SIZE + my_column + n * FRAGMENT;
+                    if (DTYPE == DTYPE_Q8) multiply_block<Shape>(&sums[m][n], a, b[n], scales, lane);
+                    else Shape::template multiply<DTYPE == DTYPE_F16>(&sums[m][n], a, b[n]);
+                }
+            }
+        }
+        if (is_more) stream.land(next);
+    }
+
+    // where rows and columns go takes divisions, so each is looked up once and shared
+    RowPlace* row_places = (RowPlace*)(void*)stages;
+    ColumnPlace* column_places = (ColumnPlace*)(void*)(row_places + SIZE);
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < SIZE; i += Tile::THREADS_OF_BLOCK) {
+        row_places[i] = row_place(output, min(stream.first_row + i, rows - 1));
+        column_places[i] = column_place(output, min(stream.first_column + i, OC - 1));
+    }
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < Tile::COLUMNS; n++) {
+        ColumnPlace places[Shape::SUMS];
+        float biases[Shape::SUMS];
+#pragma unroll
+        for (int i = 0; i < Shape::SUMS; i++) {
+            int column = my_column + n * FRAGMENT + Shape::sum_column(lane, i);
+            places[i] = column_places[column];
+            biases[i] = bias == NULL ? 0 : bias[min(stream.first_column + column, OC - 1)];
+        }
+#pragma unroll
+        for (int m = 0; m < Tile::ROWS; m++) {
+#pragma unroll
+            for (int i = 0; i < Shape::SUMS; i++) {
+                int row = my_row + m * FRAGMENT + Shape::sum_row(lane, i);
+                int column = my_column + n * FRAGMENT + Shape::sum_column(lane, i);
+                if (stream.first_row + row >= rows || stream.first_column + column >= OC) continue;
+                put_at<cache_format(DTYPE)>(output, row_places[row], places[i], sums[m][n][i] + biases[i]);
+            }
         }
     }
 }
@@ -561,7 +896,7 @@ template <int CACHE> __device__ static __forceinline__ void widen_pack(float* ou
 // one tile, in registers. Tiles lie at multiples of KEYS from position 0, and a tile beyond a query's own position
 // changes nothing, so where a chunk or a block begins does not show.
 template <int CACHE>
-__global__ void __launch_bounds__(THREADS) prefill_attention(float* out, const float* q, const void* keys,
+__global__ void __launch_bounds__(THREADS) prefill_attention(Activation out, const float* q, const void* keys,
                                                              const void* values, const int* step, Heads heads,
                                                              int stride, float score_scale) {
     enum { PACK = Format<CACHE>::PACK };
@@ -640,12 +975,200 @@ __global__ void __launch_bounds__(THREADS) prefill_attention(float* out, const f
     for (int j = 0; j < QUERIES_PER_GROUP; j++) {
         int query = first_query + group * QUERIES_PER_GROUP + j;
         if (query >= heads.T) continue;
-        float* out_row = out + (size_t)(b * heads.T + query) * (size_t)stride + (size_t)(head * heads.hs);
+        size_t out_row = (size_t)(b * heads.T + query) * (size_t)stride + (size_t)(head * heads.hs);
 #pragma unroll
         for (int i = 0; i < SUMS; i++) {
             int channel = slice + i * GROUP + lane;
-            if (channel < heads.hs) out_row[channel] = softmax[j].sum[i] / softmax[j].total;
+            if (channel < heads.hs) activation_put(out, out_row + (size_t)channel, softmax[j].sum[i] / softmax[j].total);
         }
+    }
+}
+
+// How a block of matrix_attention brings keys and values of one head into shared memory, KEY_TILE positions at a time: the
+// keys as they are, the values transposed, for the product sums over positions. Zeros past the head's end; what is past the
+// last position repeats it.
+template <class Shape, int HEAD> struct CacheStream {
+    enum {
+        THREADS_OF_BLOCK = ATTENTION_WAVES * Shape::LANES,
+        KEY_TILE = HEAD <= 64 ? 64 : 32, // by the registers and the shared memory that there are
+        CHUNKS = HEAD / CHUNK,
+        KEY_PACKS = KEY_TILE * CHUNKS / THREADS_OF_BLOCK,
+        VALUE_PAIRS = KEY_TILE / 2 * CHUNKS / THREADS_OF_BLOCK
+    };
+    const uint4 *keys, *values; // of this head
+    int num_keys, packs;        // packs: of one position
+    uint4 key[KEY_PACKS], value[VALUE_PAIRS][2];
+
+    __device__ __forceinline__ uint4 load(const uint4* cache, int position, int chunk) const {
+        uint4 loaded = cache[(size_t)min(position, num_keys - 1) * (size_t)packs + (size_t)min(chunk, packs - 1)];
+        return chunk < packs ? loaded : make_uint4(0, 0, 0, 0);
+    }
+
+    __device__ __forceinline__ void fetch(int tile) {
+#pragma unroll
+        for (int i = 0; i < KEY_PACKS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK;
+            key[i] = load(keys, tile + number / CHUNKS, number % CHUNKS);
+        }
+#pragma unroll
+        for (int i = 0; i < VALUE_PAIRS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK, position = tile + number % (KEY_TILE / 2) * 2;
+            value[i][0] = load(values, position, number / (KEY_TILE / 2));
+            value[i][1] = load(values, position + 1, number / (KEY_TILE / 2));
+        }
+    }
+
+    // key_tile (KEY_TILE, HEAD), value_tile (HEAD, KEY_TILE), both f16.
+    __device__ __forceinline__ void land(uint4* key_tile, uint4* value_tile) const {
+#pragma unroll
+        for (int i = 0; i < KEY_PACKS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK;
+            key_tile[pack_place<CHUNKS>(number / CHUNKS, number % CHUNKS)] = key[i];
+        }
+#pragma unroll
+        for (int i = 0; i < VALUE_PAIRS; i++) {
+            int number = (int)threadIdx.x + i * THREADS_OF_BLOCK, position = number % (KEY_TILE / 2) * 2;
+            int channel = number / (KEY_TILE / 2) * CHUNK;
+            const unsigned first[4] = {value[i][0].x, value[i][0].y, value[i][0].z, value[i][0].w};
+            const unsigned second[4] = {value[i][1].x, value[i][1].y, value[i][1].z, value[i][1].w};
+#pragma unroll
+            for (int j = 0; j < CHUNK; j++) {
+                unsigned low = first[j / 2] >> (j % 2 * 16) & 0xffff, high = second[j / 2] >> (j % 2 * 16) << 16;
+                unsigned* row = (unsigned*)(void*)&value_tile[pack_place<KEY_TILE / CHUNK>(channel + j, position / CHUNK)];
+                row[position % CHUNK / 2] = low | high;
+            }
+        }
+    }
+};
+
+// The largest, or the sum, of what the lanes bring that have sums of the same columns.
+template <class Shape, bool IS_SUM> __device__ static __forceinline__ float column_reduce(float value) {
+#pragma unroll
+    for (int distance = Shape::COLUMN_LANES; distance < Shape::LANES; distance *= 2) {
+        float other = __shfl_xor(value, distance, Shape::LANES);
+        value = IS_SUM ? value + other : fmaxf(value, other);
+    }
+    return value;
+}
+
+// Causal attention of many queries by matrix instructions, for heads of at most HEAD channels and a cache in f16; q is
+// rounded to f16, and so are the weights of the softmax. One block per ATTENTION_WAVES x 16 queries of a sequence and head,
+// the longest first; each wave has 16 queries. Everything is computed transposed: scores (keys, queries) = k · qᵀ, out
+// (channels, queries) = vᵀ · weightsᵀ, so that what belongs to one query lies in few lanes. Tiles lie at multiples of
+// KEY_TILE from position 0, and a tile beyond a query's own position changes nothing, so where a chunk or a block begins
+// does not show.
+template <class Shape, int HEAD>
+__global__ void __launch_bounds__((CacheStream<Shape, HEAD>::THREADS_OF_BLOCK))
+matrix_attention(Activation out, const float* q, const void* keys, const void* values, const int* step, Heads heads, int stride,
+                 float score_scale) {
+    typedef CacheStream<Shape, HEAD> Stream;
+    typedef typename Shape::Sums Sums;
+    enum {
+        LANES = Shape::LANES, KEY_TILE = Stream::KEY_TILE, CHUNKS = HEAD / CHUNK, KEY_CHUNKS = KEY_TILE / CHUNK, KEY_FRAGMENTS = KEY_TILE / FRAGMENT,
+        CHANNEL_FRAGMENTS = HEAD / FRAGMENT, BLOCK_QUERIES = ATTENTION_WAVES * FRAGMENT
+    };
+    __shared__ uint4 query_tile[BLOCK_QUERIES * CHUNKS], key_tile[KEY_TILE * CHUNKS], value_tile[HEAD * KEY_CHUNKS];
+    __shared__ uint4 weight_tiles[ATTENTION_WAVES][FRAGMENT * KEY_CHUNKS]; // (queries, keys) of each wave
+    if (!Shape::IS_THERE) return; // never launched there
+    int lane = (int)threadIdx.x % LANES, wave = (int)threadIdx.x / LANES;
+    int blocks = (heads.T + BLOCK_QUERIES - 1) / BLOCK_QUERIES, b = (int)blockIdx.x / blocks, head = (int)blockIdx.y;
+    int first_query = (blocks - 1 - (int)blockIdx.x % blocks) * BLOCK_QUERIES, my_query = first_query + wave * FRAGMENT;
+    size_t cache = cache_offset(heads, step[1 + b], head) / CHUNK;
+    Stream stream;
+    stream.keys = (const uint4*)keys + cache, stream.values = (const uint4*)values + cache;
+    stream.num_keys = step[0] + min(first_query + (int)BLOCK_QUERIES, heads.T), stream.packs = heads.head_stride / CHUNK;
+    stream.fetch(0);
+
+    for (int i = (int)threadIdx.x; i < BLOCK_QUERIES * CHUNKS; i += Stream::THREADS_OF_BLOCK) {
+        int row = b * heads.T + min(first_query + i / CHUNKS, heads.T - 1), chunk = i % CHUNKS;
+        size_t at = ((size_t)row * (size_t)heads.NH + (size_t)head) * (size_t)heads.head_stride;
+        const float4* from = (const float4*)(q + at) + min(chunk, stream.packs - 1) * 2;
+        uint4 pack = floats_to_halves(from[0], from[1]);
+        query_tile[pack_place<CHUNKS>(i / CHUNKS, chunk)] = chunk < stream.packs ? pack : make_uint4(0, 0, 0, 0);
+    }
+    Sums sums[CHANNEL_FRAGMENTS];
+    float largest[Shape::COLUMNS], total[Shape::COLUMNS];
+#pragma unroll
+    for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++) sums[i / Shape::SUMS][i % Shape::SUMS] = 0;
+#pragma unroll
+    for (int c = 0; c < Shape::COLUMNS; c++) largest[c] = -INFINITY, total[c] = 0;
+
+    for (int tile = 0; tile < stream.num_keys; tile += KEY_TILE) {
+        __syncthreads(); // the tile before was read by everyone
+        stream.land(key_tile, value_tile);
+        __syncthreads();
+        if (tile + KEY_TILE < stream.num_keys) stream.fetch(tile + KEY_TILE);
+        Sums score[KEY_FRAGMENTS];
+#pragma unroll
+        for (int i = 0; i < KEY_FRAGMENTS * Shape::SUMS; i++) score[i / Shape::SUMS][i % Shape::SUMS] = 0;
+#pragma unroll 1
+        for (int s = 0; s < HEAD / STEP; s++) {
+            uint4 query[Shape::PACKS];
+            load_fragment<Shape, CHUNKS>(query, query_tile, lane, wave * FRAGMENT, s);
+#pragma unroll
+            for (int f = 0; f < KEY_FRAGMENTS; f++) {
+                uint4 a[Shape::PACKS];
+                load_fragment<Shape, CHUNKS>(a, key_tile, lane, f * FRAGMENT, s);
+                Shape::template multiply<true>(&score[f], a, query);
+            }
+        }
+        // the online softmax of Milakov and Gimelshein 2018: when a larger score comes, what was summed shrinks
+        float best[Shape::COLUMNS], part[Shape::COLUMNS];
+#pragma unroll
+        for (int c = 0; c < Shape::COLUMNS; c++) best[c] = -INFINITY, part[c] = 0;
+#pragma unroll
+        for (int i = 0; i < KEY_FRAGMENTS * Shape::SUMS; i++) {
+            int f = i / Shape::SUMS, j = i % Shape::SUMS, c = Shape::column_slot(j);
+            int key = tile + f * FRAGMENT + Shape::sum_row(lane, j), position = step[0] + my_query + Shape::sum_column(lane, j);
+            score[f][j] = key <= position ? score[f][j] * score_scale : -INFINITY;
+            best[c] = fmaxf(best[c], score[f][j]);
+        }
+#pragma unroll
+        for (int c = 0; c < Shape::COLUMNS; c++) {
+            float before = largest[c];
+            largest[c] = fmaxf(before, column_reduce<Shape, false>(best[c]));
+            best[c] = expf(before - largest[c]); // from here on: what the sums shrink by
+        }
+        uint16_t* weights = (uint16_t*)(void*)weight_tiles[wave];
+#pragma unroll
+        for (int i = 0; i < KEY_FRAGMENTS * Shape::SUMS; i++) {
+            int f = i / Shape::SUMS, j = i % Shape::SUMS, c = Shape::column_slot(j);
+            int key = f * FRAGMENT + Shape::sum_row(lane, j);
+            float weight = expf(score[f][j] - largest[c]);
+            part[c] += weight;
+            weights[pack_place<KEY_CHUNKS>(Shape::sum_column(lane, j), key / CHUNK) * CHUNK + key % CHUNK] = float_to_half(weight);
+        }
+#pragma unroll
+        for (int c = 0; c < Shape::COLUMNS; c++) total[c] = total[c] * best[c] + column_reduce<Shape, true>(part[c]);
+#pragma unroll
+        for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++) sums[i / Shape::SUMS][i % Shape::SUMS] *= best[Shape::column_slot(i % Shape::SUMS)];
+        __syncthreads(); // the weights are there
+#pragma unroll 1
+        for (int s = 0; s < KEY_TILE / STEP; s++) {
+            uint4 weight[Shape::PACKS];
+            load_fragment<Shape, KEY_CHUNKS>(weight, weight_tiles[wave], lane, 0, s);
+#pragma unroll
+            for (int f = 0; f < CHANNEL_FRAGMENTS; f++) {
+                uint4 a[Shape::PACKS];
+                load_fragment<Shape, KEY_CHUNKS>(a, value_tile, lane, f * FRAGMENT, s);
+                Shape::template multiply<true>(&sums[f], a, weight);
+            }
+        }
+    }
+    // through shared memory, so that neighbouring lanes write neighbouring channels
+    __syncthreads();
+    uint16_t* result = (uint16_t*)(void*)query_tile; // (BLOCK_QUERIES, HEAD)
+#pragma unroll
+    for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++) {
+        int f = i / Shape::SUMS, j = i % Shape::SUMS, row = wave * FRAGMENT + Shape::sum_column(lane, j);
+        float value = sums[f][j] / total[Shape::column_slot(j)];
+        result[row * HEAD + f * FRAGMENT + Shape::sum_row(lane, j)] = rounded_activation(out.format, value);
+    }
+    __syncthreads();
+    int queries = min((int)BLOCK_QUERIES, heads.T - first_query);
+    for (int row = wave; row < queries; row += ATTENTION_WAVES) {
+        size_t at = (size_t)(b * heads.T + first_query + row) * (size_t)stride + (size_t)(head * heads.hs);
+        for (int channel = lane; channel < heads.hs; channel += LANES) ((uint16_t*)out.data)[at + (size_t)channel] = result[row * HEAD + channel];
     }
 }
 
@@ -1327,6 +1850,45 @@ __device__ static __forceinline__ Item make_item(const Decode& d, int layer, con
     return item;
 }
 
+// Where the results of a stage go, sums + bias.
+struct StageOutput {
+    int kind;
+    int stride;          // floats from one row of out to the next
+    float* out;          // (rows, stride); OUTPUT_QKV: q (rows, NH, head_stride)
+    const float* before; // OUTPUT_ADD: (rows, before_stride), what the value is added to
+    int before_stride;
+    void* keys; // OUTPUT_QKV: this layer's caches (max_batch, NH, maxT, head_stride)
+    void* values;
+    const int* step; // OUTPUT_QKV: [position, slots (max_batch)]
+    int rows;        // OUTPUT_QKV, WAITS: k and v go to out as well, behind q, (rows, NH, head_stride) each
+    Heads heads;     // OUTPUT_QKV
+};
+
+// Puts away column `column` of row `row`. CACHE is the format of the KV cache; WAITS: somebody is waiting for it.
+template <int CACHE, bool WAITS>
+__device__ static __forceinline__ void deliver(const StageOutput& output, int row, int column, float value) {
+    if (output.kind != OUTPUT_QKV) {
+        float* out = output.out + (size_t)row * (size_t)output.stride + column;
+        if (output.kind == OUTPUT_GELU) value = gelu(value);
+        if (output.kind == OUTPUT_ADD) value += output.before[(size_t)row * (size_t)output.before_stride + column];
+        leave<WAITS>(out, value);
+        return;
+    }
+    const Heads& heads = output.heads;
+    int part = (column >= heads.C) + (column >= 2 * heads.C), rest = column - part * heads.C;
+    int head = rest / heads.hs, channel = rest - head * heads.hs;
+    int place = (WAITS ? part * output.rows : 0) + row;
+    if (part == 0 || WAITS) {
+        leave<WAITS>(output.out + ((size_t)place * (size_t)heads.NH + (size_t)head) * (size_t)heads.head_stride + channel, value);
+    }
+    if (part == 0) return;
+    int slot = output.step[1 + row / heads.T], position = output.step[0] + row % heads.T;
+    void* cache = part == 1 ? output.keys : output.values;
+    size_t at = cache_offset(heads, slot, head) + (size_t)position * (size_t)heads.head_stride + (size_t)channel;
+    if (CACHE == DTYPE_F32) ((float*)cache)[at] = value;
+    else ((uint16_t*)cache)[at] = float_to_half(value);
+}
+
 // What a worker multiplies with next: LOADS packs per lane of each of COLUMNS columns, on their way in registers.
 template <int DTYPE> struct Chunk {
     enum { PACK = Format<DTYPE>::PACK, LOADS = DTYPE == DTYPE_Q8 ? 2 : 4, PACKS = LOADS * GROUP };
@@ -1396,7 +1958,7 @@ template <int DTYPE> struct Chunk {
 // one pair of columns in one slice, that its workers take in turn.
 struct Work {
     Product product;
-    Output output;
+    StageOutput output;
     const float* in; // (ROWS, in_stride) in shared memory
     int in_stride;
     Share share;
@@ -1407,7 +1969,7 @@ struct Work {
     const int* forbidden;           // of the head, if ranks are wanted: (ROWS) tokens that have none, or -1; else NULL
 };
 
-template <int DTYPE> __device__ static __forceinline__ Work make_work(const Product& product, const Output& output) {
+template <int DTYPE> __device__ static __forceinline__ Work make_work(const Product& product, const StageOutput& output) {
     Work w;
     w.product = product, w.output = output;
     w.share = block_share(product.OC);
@@ -1466,7 +2028,7 @@ __device__ static __forceinline__ void finish_task(const Work& w, const float (&
         w.sums[(local * w.product.slices + cursor.slice) * ROWS + r] = mine;
         return;
     }
-    put<CACHE, WAITS>(w.output, w.first_row + r, column, mine);
+    deliver<CACHE, WAITS>(w.output, w.first_row + r, column, mine);
     if (w.forbidden != NULL && column != w.forbidden[r]) {
         unsigned long long rank = rank_of(mine, column);
         best = rank > best ? rank : best;
@@ -1529,15 +2091,15 @@ __device__ static __forceinline__ void multiply_slices(Chunk<DTYPE>* chunk, Work
             if (column >= w.product.OC) continue;
             float whole = w.sums[local * slices * ROWS + r];
             for (int s = 1; s < slices; s++) whole += w.sums[(local * slices + s) * ROWS + r];
-            put<Format<DTYPE>::CACHE, WAITS>(w.output, w.first_row + r, column, whole);
+            deliver<Format<DTYPE>::CACHE, WAITS>(w.output, w.first_row + r, column, whole);
         }
     }
 }
 // Where a stage's results go. `before` (rows, before_stride) is x as the stage found it.
 template <int DTYPE>
-__device__ static __forceinline__ Output stage_output(const Decode& d, const Flow& flow, int stage, int layer, const int* step,
+__device__ static __forceinline__ StageOutput stage_output(const Decode& d, const Flow& flow, int stage, int layer, const int* step,
                                                       const float* before) {
-    Output o;
+    StageOutput o;
     o.kind = stage == STAGE_QKV ? OUTPUT_QKV : stage == STAGE_FC ? OUTPUT_GELU : stage == STAGE_HEAD ? OUTPUT_STORE : OUTPUT_ADD;
     o.stride = stage == STAGE_FC ? d.hidden_stride : stage == STAGE_HEAD ? d.V : d.stride;
     o.out = stage == STAGE_QKV       ? flow.q
@@ -1762,7 +2324,7 @@ __device__ static __forceinline__ void read_token(const Decode& d, const TokenPl
 template <int DTYPE>
 __device__ static __forceinline__ Work token_work(const Decode& d, const TokenPlace& place, int stage, int layer) {
     bool is_second = stage == STAGE_FC || stage == STAGE_FCPROJ, is_residual = stage == STAGE_ATTPROJ || stage == STAGE_FCPROJ;
-    Output output = stage_output<DTYPE>(d, flow_at(d, layer), stage, layer, place.step, is_second ? place.x[1] : place.x[0]);
+    StageOutput output = stage_output<DTYPE>(d, flow_at(d, layer), stage, layer, place.step, is_second ? place.x[1] : place.x[0]);
     Work w = make_work<DTYPE>(stage_product<DTYPE>(d, stage, layer), output);
     w.in = is_residual ? place.in[1] : place.in[0];
     w.in_stride = stage == STAGE_FCPROJ ? d.hidden_stride : d.stride;
@@ -1887,14 +2449,29 @@ static const char* const route_names[NUM_ROUTES] = {"launches", "graph", "persis
 
 typedef void (*TokenKernel)(Decode, StepArguments);
 
+// A point of the stream for a profile: where an operation ends, or (NO_OPERATION) where the next one begins.
+enum { NO_OPERATION = -1 };
+struct Mark {
+    hipEvent_t event;
+    int operation;
+    CallShape shape;
+};
+
+// What has been enqueued since the stream was last waited for.
+struct Timeline {
+    Mark* marks; // (capacity)
+    int num_marks, capacity;
+};
+
 struct Device {
     const GPT2Model* model;
     DeviceOptions options;
+    Timeline* timeline; // NULL: nothing is timed
     char description[320];
     hipStream_t stream;
     hipGraphExec_t graph; // a decode step of graph_B sequences with its pick, or NULL
     int graph_B;
-    bool has_no_graphs;   // the runtime refused to capture one
+    bool has_no_graphs;   // the runtime refused to capture one, or the steps are looked into
     Route route;
     int compute_units;
     int blocks_per_unit;                 // of the persistent kernel
@@ -1909,6 +2486,7 @@ struct Device {
     int hidden_stride; // of (rows, 4C)
     int max_rows;      // rows of one chunk
     int head_rows;     // rows that get their logits together
+    int matrix_lanes;  // lanes of the matrix instructions that long runs multiply by; 0: by none
 
     // on the card
     Matrix matrices[NUM_PARAMETERS]; // all layers of the EMBEDDING and LINEAR parameters
@@ -1924,6 +2502,9 @@ struct Device {
     int flow_in_use;                 // the one that the next token takes
     size_t layer_floats;
     int* arrived;                    // persistent: 0 between tokens
+    uint16_t* rounded_normed;        // the same for matrix instructions; NULL where there are none
+    uint16_t* rounded_att;
+    uint16_t* rounded_hidden;
     char* keys;                      // (L, max_batch, NH, maxT, head_stride) of cache_format()
     char* values;                    // the same
     float* logits;                   // (head_rows, V); NULL with cpu_logits
@@ -2110,10 +2691,20 @@ static bool plan_memory(Device* d, Error* error) {
            card_array(d, &d->keys, cache, "the KV cache", error) &&
            card_array(d, &d->values, cache, "the KV cache", error) &&
            card_array(d, &d->step, step, "tokens", error) && card_array(d, &d->picks, batch, "tokens", error) &&
-           card_array(d, &d->next, batch, "tokens", error) &&
+           card_array(d, &d->next, max(batch, (size_t)PROBE_ANSWERS), "tokens", error) &&
            host_array(d, &d->host_step, step, "tokens in pinned memory", error) &&
            host_array(d, &d->host_picks, batch, "tokens in pinned memory", error) &&
-           host_array(d, &d->host_next, batch, "tokens in pinned memory", error) && plan_persistent(d, error);
+           host_array(d, &d->host_next, max(batch, (size_t)PROBE_ANSWERS), "tokens in pinned memory", error) && plan_persistent(d, error);
+}
+
+// What the matrix instructions of long runs read, on a card that has them. With f32 weights their rounding would show.
+static bool plan_matrix_products(Device* d, Error* error) {
+    size_t rows = (size_t)d->max_rows;
+    if (d->options.dtype == DTYPE_F32) d->matrix_lanes = 0;
+    if (d->matrix_lanes == 0) return true;
+    return card_array(d, &d->rounded_normed, rows * (size_t)d->stride, "activations", error) &&
+           card_array(d, &d->rounded_att, rows * (size_t)d->stride, "activations", error) &&
+           card_array(d, &d->rounded_hidden, rows * (size_t)d->hidden_stride, "activations", error);
 }
 
 // The head on the card: wte and the logits.
@@ -2145,16 +2736,42 @@ static void card_free_from(Device* d, int count) {
 // Runs the smallest kernel there is, so that a card that cannot run ours is found out before anything else happens.
 static bool probe_card(Device* d, int* wave_size, Error* error) {
     hipLaunchKernelGGL(probe, dim3(1), dim3(THREADS), 0, d->stream, d->next);
-    return launched("starting the first kernel", error) &&
-           hip_ok(hipMemcpyAsync(d->host_next, d->next, sizeof(int), hipMemcpyDeviceToHost, d->stream), "probing", error) &&
-           hip_ok(hipStreamSynchronize(d->stream), "running the first kernel", error) &&
-           ((*wave_size = *d->host_next) == 32 || *wave_size == 64 ||
-            fail(error, "GPU %d: kernels do not run, the first one gave %d; was the program built for this card?",
-                 d->options.gpu, *wave_size));
+    if (!launched("starting the first kernel", error) ||
+        !hip_ok(hipMemcpyAsync(d->host_next, d->next, PROBE_ANSWERS * sizeof(int), hipMemcpyDeviceToHost, d->stream), "probing", error) ||
+        !hip_ok(hipStreamSynchronize(d->stream), "running the first kernel", error)) return false;
+    *wave_size = d->host_next[0], d->matrix_lanes = d->host_next[1];
+    return *wave_size == 32 || *wave_size == 64 ||
+           fail(error, "GPU %d: kernels do not run, the first one gave %d; was the program built for this card?",
+                d->options.gpu, *wave_size);
+}
+
+static void close_timeline(Timeline* timeline) {
+    if (timeline == NULL) return;
+    for (int i = 0; i < timeline->capacity; i++) {
+        if (timeline->marks[i].event != NULL) (void)hipEventDestroy(timeline->marks[i].event);
+    }
+    free(timeline->marks);
+    free(timeline);
+}
+
+// Room for the marks of one chunk: a beginning, the embedding, five operations per layer, and a beginning and an end of
+// the head.
+static bool open_timeline(Device* d, Error* error) {
+    Timeline* timeline = d->timeline = (Timeline*)allocate(1, sizeof *timeline, "profile", error);
+    if (timeline == NULL) return false;
+    int capacity = 4 + (NUM_OPERATIONS - 2) * d->model->config.num_layers;
+    timeline->num_marks = timeline->capacity = 0;
+    timeline->marks = (Mark*)allocate((size_t)capacity, sizeof *timeline->marks, "profile", error);
+    if (timeline->marks == NULL) return false;
+    for (; timeline->capacity < capacity; timeline->capacity++) {
+        if (!hip_ok(hipEventCreate(&timeline->marks[timeline->capacity].event), "creating an event", error)) return false;
+    }
+    return true;
 }
 
 static void hip_close(Device* d) {
     if (d == NULL) return;
+    close_timeline(d->timeline);
     if (d->graph != NULL) (void)hipGraphExecDestroy(d->graph);
     card_free_from(d, 0);
     while (d->num_host_allocations > 0) (void)hipHostFree(d->host_allocations[--d->num_host_allocations]);
@@ -2227,14 +2844,16 @@ static bool hip_open_device(Device* d, Error* error) {
     GpuInfo info;
     const char* head_note;
     if (!hip_ok(hipSetDevice(d->options.gpu), "selecting the GPU", error) ||
-        !gpt2_hip_info(&info, d->options.gpu, error) || !hip_ok(hipStreamCreate(&d->stream), "creating a stream", error)) {
+        !gpt2_hip_info(&info, d->options.gpu, error) || !hip_ok(hipStreamCreate(&d->stream), "creating a stream", error) ||
+        (d->options.profile != NULL && !open_timeline(d, error))) {
         return false;
     }
-    d->compute_units = info.compute_units;
-    if (!plan_memory(d, error) || !probe_card(d, &wave_size, error) || !upload_weights(d, error) ||
-        !plan_head(d, &head_note, error) || !choose_route(d, error)) {
+    d->compute_units = max(1, info.compute_units);
+    if (!plan_memory(d, error) || !probe_card(d, &wave_size, error) || !plan_matrix_products(d, error) ||
+        !upload_weights(d, error) || !plan_head(d, &head_note, error) || !choose_route(d, error)) {
         return false;
     }
+    d->compute_units = max(1, info.compute_units);
     describe_device(d, &info, wave_size, head_note);
     return hip_ok(hipStreamSynchronize(d->stream), "uploading the weights", error);
 }
@@ -2263,6 +2882,7 @@ static Device* hip_open(const GPT2Model* model, const DeviceOptions* options, Er
     size_t most_rows = (size_t)options->max_batch * (size_t)options->max_seq_len;
     d->max_rows = max(options->max_batch, (int)min((size_t)PREFILL_ROWS, most_rows));
     d->head_rows = min(d->max_rows, max(options->max_batch, (int)DECODE_ROWS));
+    d->has_no_graphs = options->profile != NULL || options->residuals != NULL;
     if (!hip_open_device(d, error)) {
         hip_close(d);
         return NULL;
@@ -2271,6 +2891,49 @@ static Device* hip_open(const GPT2Model* model, const DeviceOptions* options, Er
 }
 
 static const char* hip_describe(const Device* d) { return d->description; }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Host: looking inside
+
+// For the profile: the operation on B * T rows that has just been enqueued ends here.
+static bool mark(const Device* d, int operation, int B, int T, Error* error) {
+    Timeline* timeline = d->timeline;
+    if (timeline == NULL) return true;
+    Mark* m = &timeline->marks[timeline->num_marks++];
+    m->operation = operation;
+    m->shape.B = B, m->shape.T = T, m->shape.position = d->host_step[0];
+    return hip_ok(hipEventRecord(m->event, d->stream), "taking the time", error);
+}
+
+// After the stream has been waited for: records how long the marked operations took, and forgets them.
+static bool collect_times(const Device* d, Error* error) {
+    Timeline* timeline = d->timeline;
+    if (timeline == NULL) return true;
+    for (int i = 1; i < timeline->num_marks; i++) {
+        const Mark* m = &timeline->marks[i];
+        float milliseconds = 0;
+        if (m->operation == NO_OPERATION) continue;
+        if (!hip_ok(hipEventElapsedTime(&milliseconds, timeline->marks[i - 1].event, m->event), "reading the time", error)) return false;
+        profile_add(d->options.profile, 0, (Operation)m->operation, m->shape, 1e-3 * (double)milliseconds, 0);
+    }
+    timeline->num_marks = 0;
+    return true;
+}
+
+// If it was asked for, copies the residual stream of B sequences of T new tokens to DeviceOptions.residuals: at level 0
+// as the embedding made it, at level l as layer l - 1 left it.
+static bool keep_residual(const Device* d, int level, int B, int T, Error* error) {
+    if (d->options.residuals == NULL) return true;
+    size_t C = (size_t)d->heads.C, stride = (size_t)d->stride, maxT = (size_t)d->options.max_seq_len;
+    for (int b = 0; b < B; b++) {
+        size_t slot = (size_t)level * (size_t)d->options.max_batch + (size_t)d->host_step[1 + b];
+        float* out = d->options.residuals + (slot * maxT + (size_t)d->host_step[0]) * C;
+        const float* x = d->x + (size_t)b * (size_t)T * stride;
+        if (!hip_ok(hipMemcpy2DAsync(out, C * sizeof(float), x, stride * sizeof(float), C * sizeof(float), (size_t)T,
+                                     hipMemcpyDeviceToHost, d->stream), "downloading the residual stream", error)) return false;
+    }
+    return true;
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Host: one pass through the model
@@ -2289,15 +2952,57 @@ static const float* layer_vector(const Device* d, ParameterId id, int layer) {
     return d->vectors[id] + (size_t)layer * gpt2_parameter_shape(id, &d->model->config).cols;
 }
 
+// What goes from one kernel of a layer to the next: f32, but in long runs rounded for matrix instructions.
+struct Activations {
+    Activation normed, att, hidden;
+};
+
+static Activations activations(const Device* d) {
+    Activations wide = {{d->normed, DTYPE_F32}, {d->att, DTYPE_F32}, {d->hidden, DTYPE_F32}};
+    int format = matrix_format(d->options.dtype);
+    Activations rounded = {{d->rounded_normed, format}, {d->rounded_att, format}, {d->rounded_hidden, format}};
+    return d->matrix_lanes == 0 ? wide : rounded;
+}
+
+template <class Shape, int DTYPE, int SIZE>
+static void launch_tiles(const Device* d, const Output& output, const uint16_t* in, Matrix weight, const float* bias, int rows,
+                         int stride, int OC) {
+    dim3 tiles((unsigned)((rows + SIZE - 1) / SIZE), (unsigned)((OC + SIZE - 1) / SIZE));
+    typedef Tiling<Shape, SIZE> Tile;
+    dim3 threads((unsigned)(Tile::DOWN * Tile::ACROSS * d->matrix_lanes)); // the host does not know what Shape is there
+    hipLaunchKernelGGL((matrix_matmul<Shape, DTYPE, SIZE>), tiles, threads, 0, d->stream, output, in, weight, bias, rows, stride, OC);
+}
+
+// What the busiest compute unit does for a product in tiles of SIZE: the fragments that it reads from shared memory, per
+// step of depth. Large tiles read each number less often, small ones spread over more units.
+template <int SIZE> static size_t tile_work(const Device* d, int rows, int OC) {
+    typedef Tiling<NativeShape, SIZE> Tile;
+    size_t tiles = (size_t)((rows + SIZE - 1) / SIZE) * (size_t)((OC + SIZE - 1) / SIZE), units = (size_t)d->compute_units;
+    return (tiles + units - 1) / units * (size_t)(Tile::DOWN * Tile::ACROSS * (Tile::ROWS + Tile::COLUMNS));
+}
+
+template <class Shape, int DTYPE>
+static void launch_matrix_matmul(const Device* d, const Output& output, const uint16_t* in, Matrix weight, const float* bias,
+                                 int rows, int stride, int OC) {
+    size_t large = tile_work<128>(d, rows, OC), medium = tile_work<64>(d, rows, OC), small = tile_work<32>(d, rows, OC);
+    if (large < medium && large < small) launch_tiles<Shape, DTYPE, 128>(d, output, in, weight, bias, rows, stride, OC);
+    else if (medium <= small) launch_tiles<Shape, DTYPE, 64>(d, output, in, weight, bias, rows, stride, OC);
+    else launch_tiles<Shape, DTYPE, 32>(d, output, in, weight, bias, rows, stride, OC);
+}
+
 template <int DTYPE>
-static void launch_matmul(const Device* d, const Output& output, const float* in, Matrix weight, const float* bias,
+static void launch_matmul(const Device* d, const Output& output, Activation in, Matrix weight, const float* bias,
                           int rows, int stride, int OC) {
-    dim3 tiles((unsigned)((rows + TILE - 1) / TILE), (unsigned)((OC + TILE - 1) / TILE));
-    hipLaunchKernelGGL((prefill_matmul<DTYPE>), tiles, dim3(THREADS), 0, d->stream, output, in, weight, bias, rows, stride, OC);
+    dim3 threads(THREADS), tiles((unsigned)((rows + TILE - 1) / TILE), (unsigned)((OC + TILE - 1) / TILE));
+    if (in.format == DTYPE_F32) {
+        hipLaunchKernelGGL((prefill_matmul<DTYPE>), tiles, threads, 0, d->stream, output, (const float*)in.data, weight, bias, rows, stride, OC);
+    } else {
+        launch_matrix_matmul<NativeShape, DTYPE == DTYPE_F32 ? DTYPE_BF16 : DTYPE>(d, output, (const uint16_t*)in.data, weight, bias, rows, stride, OC);
+    }
 }
 
 // output (rows, OC) = in (rows, cols, padded) · one layer of the matrix (OC, cols)ᵀ + bias.
-static bool matmul(const Device* d, const Output& output, const float* in, ParameterId id, const float* bias, int layer,
+static bool matmul(const Device* d, const Output& output, Activation in, ParameterId id, const float* bias, int layer,
                    int rows, int OC, Error* error) {
     Matrix weight = layer_matrix(d, id, layer);
     int stride = id == FCPROJW ? d->hidden_stride : d->stride;
@@ -2323,20 +3028,35 @@ static bool embed_tokens(const Device* d, int rows, int T, Error* error) {
     return launched("starting the embedding", error);
 }
 
-// normed (rows, C) from `count` rows out of every `pitch` of x, starting at `first`.
-static bool normalise(const Device* d, ParameterId weight, ParameterId bias, int layer, int rows, int count, int pitch,
-                      int first, Error* error) {
-    hipLaunchKernelGGL(layernorm, dim3((unsigned)rows), dim3(THREADS), 0, d->stream, d->normed, d->x,
+// out (rows, C) from `count` rows out of every `pitch` of x, starting at `first`.
+static bool normalise(const Device* d, Activation out, ParameterId weight, ParameterId bias, int layer, int rows, int count,
+                      int pitch, int first, Error* error) {
+    hipLaunchKernelGGL(layernorm, dim3((unsigned)rows), dim3(THREADS), 0, d->stream, out, d->x,
                        layer_vector(d, weight, layer), layer_vector(d, bias, layer), d->heads.C, d->stride, count, pitch,
                        first);
     return launched("starting a LayerNorm", error);
 }
 
+template <class Shape, int HEAD>
+static void launch_matrix_attention(const Device* d, Heads heads, const void* keys, const void* values, int B, float score_scale) {
+    int queries = ATTENTION_WAVES * FRAGMENT;
+    dim3 blocks((unsigned)(B * ((heads.T + queries - 1) / queries)), (unsigned)heads.NH);
+    dim3 threads((unsigned)(ATTENTION_WAVES * d->matrix_lanes));
+    hipLaunchKernelGGL((matrix_attention<Shape, HEAD>), blocks, threads, 0, d->stream, activations(d).att, d->q, keys, values, d->step, heads, d->stride, score_scale);
+}
+
 template <int CACHE>
 static void launch_attention(const Device* d, Heads heads, const void* keys, const void* values, int B) {
-    unsigned slices = (unsigned)((heads.hs + HEAD_SLICE - 1) / HEAD_SLICE);
-    dim3 tiles((unsigned)(B * ((heads.T + QUERIES - 1) / QUERIES)), (unsigned)heads.NH, slices);
-    hipLaunchKernelGGL((prefill_attention<CACHE>), tiles, dim3(THREADS), 0, d->stream, d->att, d->q, keys, values, d->step, heads, d->stride, 1.0f / sqrtf((float)heads.hs));
+    unsigned slices = (unsigned)((heads.hs + HEAD_SLICE - 1) / HEAD_SLICE), NH = (unsigned)heads.NH;
+    dim3 threads(THREADS), tiles((unsigned)(B * ((heads.T + QUERIES - 1) / QUERIES)), NH, slices);
+    float score_scale = 1.0f / sqrtf((float)heads.hs);
+    if (d->matrix_lanes > 0 && heads.hs <= 64) {
+        launch_matrix_attention<NativeShape, 64>(d, heads, keys, values, B, score_scale);
+    } else if (d->matrix_lanes > 0 && heads.hs <= 128) {
+        launch_matrix_attention<NativeShape, 128>(d, heads, keys, values, B, score_scale);
+    } else {
+        hipLaunchKernelGGL((prefill_attention<CACHE>), tiles, threads, 0, d->stream, activations(d).att, d->q, keys, values, d->step, heads, d->stride, score_scale);
+    }
 }
 
 // att (rows, C) from q and this layer's cache.
@@ -2350,24 +3070,30 @@ static Output plain_output(OutputKind kind, float* out, int stride) {
     Output output;
     memset(&output, 0, sizeof output);
     output.kind = kind, output.out = out, output.stride = stride;
-    output.before = out, output.before_stride = stride;
+    output.hidden.data = out, output.hidden.format = DTYPE_F32;
     return output;
 }
 
 // One transformer block for a long run: x += attproj(attention(ln1(x))), x += fcproj(GELU(fc(ln2(x)))).
 static bool enqueue_prefill_layer(const Device* d, int layer, int B, int T, Error* error) {
     int C = d->heads.C, rows = B * T;
+    Activations a = activations(d);
     Output qkv = plain_output(OUTPUT_QKV, d->q, 0), hidden = plain_output(OUTPUT_GELU, d->hidden, d->hidden_stride);
     Output residual = plain_output(OUTPUT_ADD, d->x, d->stride);
     qkv.keys = d->keys + (size_t)layer * cache_layer_bytes(d), qkv.values = d->values + (size_t)layer * cache_layer_bytes(d);
     qkv.step = d->step, qkv.heads = d->heads, qkv.heads.T = T;
-    return normalise(d, LN1W, LN1B, layer, rows, rows, rows, 0, error) &&
-           matmul(d, qkv, d->normed, QKVW, layer_vector(d, QKVB, layer), layer, rows, 3 * C, error) &&
-           attend(d, qkv.heads, qkv.keys, qkv.values, B, error) &&
-           matmul(d, residual, d->att, ATTPROJW, layer_vector(d, ATTPROJB, layer), layer, rows, C, error) &&
-           normalise(d, LN2W, LN2B, layer, rows, rows, rows, 0, error) &&
-           matmul(d, hidden, d->normed, FCW, layer_vector(d, FCB, layer), layer, rows, 4 * C, error) &&
-           matmul(d, residual, d->hidden, FCPROJW, layer_vector(d, FCPROJB, layer), layer, rows, C, error);
+    hidden.hidden = a.hidden;
+    return normalise(d, a.normed, LN1W, LN1B, layer, rows, rows, rows, 0, error) &&
+           matmul(d, qkv, a.normed, QKVW, layer_vector(d, QKVB, layer), layer, rows, 3 * C, error) &&
+           mark(d, OPERATION_QKV, B, T, error) && attend(d, qkv.heads, qkv.keys, qkv.values, B, error) &&
+           mark(d, OPERATION_ATTENTION, B, T, error) &&
+           matmul(d, residual, a.att, ATTPROJW, layer_vector(d, ATTPROJB, layer), layer, rows, C, error) &&
+           mark(d, OPERATION_ATTPROJ, B, T, error) &&
+           normalise(d, a.normed, LN2W, LN2B, layer, rows, rows, rows, 0, error) &&
+           matmul(d, hidden, a.normed, FCW, layer_vector(d, FCB, layer), layer, rows, 4 * C, error) &&
+           mark(d, OPERATION_FC, B, T, error) &&
+           matmul(d, residual, a.hidden, FCPROJW, layer_vector(d, FCPROJB, layer), layer, rows, C, error) &&
+           mark(d, OPERATION_FCPROJ, B, T, error) && keep_residual(d, layer + 1, B, T, error);
 }
 
 // What the stages know about a run of T tokens for each of rows / T sequences.
@@ -2451,10 +3177,12 @@ static bool enqueue_attention(const Device* d, const Decode& decode, int layer, 
 static bool enqueue_decode_layer(const Device* d, int layer, int B, int T, Error* error) {
     Decode decode = decode_of(d, B * T, T);
     HeadRows none = {0, 0, 0};
-    return enqueue_stage(d, decode, STAGE_QKV, layer, none, error) && enqueue_attention(d, decode, layer, error) &&
-           enqueue_stage(d, decode, STAGE_ATTPROJ, layer, none, error) &&
-           enqueue_stage(d, decode, STAGE_FC, layer, none, error) &&
-           enqueue_stage(d, decode, STAGE_FCPROJ, layer, none, error);
+    return enqueue_stage(d, decode, STAGE_QKV, layer, none, error) && mark(d, OPERATION_QKV, B, T, error) &&
+           enqueue_attention(d, decode, layer, error) && mark(d, OPERATION_ATTENTION, B, T, error) &&
+           enqueue_stage(d, decode, STAGE_ATTPROJ, layer, none, error) && mark(d, OPERATION_ATTPROJ, B, T, error) &&
+           enqueue_stage(d, decode, STAGE_FC, layer, none, error) && mark(d, OPERATION_FC, B, T, error) &&
+           enqueue_stage(d, decode, STAGE_FCPROJ, layer, none, error) && mark(d, OPERATION_FCPROJ, B, T, error) &&
+           keep_residual(d, layer + 1, B, T, error);
 }
 
 // From the tokens in host_step to x (B * T, C) after the last layer.
@@ -2469,7 +3197,8 @@ static bool enqueue_chunk(const Device* d, int B, int T, bool is_decode, Error* 
         if (scales > 0 && !hip_ok(hipMemcpyAsync((void*)d->matrices[WTE].scales, d->host_scales, scales,
                                                  hipMemcpyHostToDevice, d->stream), "uploading embeddings", error)) return false;
     }
-    if (!embed_tokens(d, (int)rows, T, error)) return false;
+    if (!mark(d, NO_OPERATION, B, T, error) || !embed_tokens(d, (int)rows, T, error) ||
+        !mark(d, OPERATION_EMBED, B, T, error) || !keep_residual(d, 0, B, T, error)) return false;
     for (int l = 0; l < d->model->config.num_layers; l++) {
         if (!(is_decode ? enqueue_decode_layer(d, l, B, T, error) : enqueue_prefill_layer(d, l, B, T, error))) return false;
     }
@@ -2479,18 +3208,20 @@ static bool enqueue_chunk(const Device* d, int B, int T, bool is_decode, Error* 
 // The head for `rows` rows, `count` out of every `pitch` of x, starting at `first`: their logits on the card, and with
 // `best` their highest ranks; or with cpu_logits their hidden states in host_hidden once the stream has run.
 static bool enqueue_head(const Device* d, int rows, HeadRows head, unsigned long long* best, Error* error) {
+    if (!mark(d, NO_OPERATION, 1, rows, error)) return false;
     if (!d->options.cpu_logits) {
         Decode decode = decode_of(d, rows, 1);
         decode.best = best;
-        return enqueue_stage(d, decode, STAGE_HEAD, 0, head, error);
+        return enqueue_stage(d, decode, STAGE_HEAD, 0, head, error) && mark(d, OPERATION_HEAD, 1, rows, error);
     }
-    return normalise(d, LNFW, LNFB, 0, rows, head.count, head.pitch, head.first, error) &&
+    Activation normed = {d->normed, DTYPE_F32};
+    return normalise(d, normed, LNFW, LNFB, 0, rows, head.count, head.pitch, head.first, error) &&
            hip_ok(hipMemcpyAsync(d->host_hidden, d->normed, (size_t)rows * (size_t)d->stride * sizeof(float),
                                  hipMemcpyDeviceToHost, d->stream), "downloading hidden states", error);
 }
 
 static bool synchronise(const Device* d, Error* error) {
-    return hip_ok(hipStreamSynchronize(d->stream), "running the model", error);
+    return hip_ok(hipStreamSynchronize(d->stream), "running the model", error) && collect_times(d, error);
 }
 
 // Writes tokens `start` to `start + T` of each sequence of the run where enqueue_chunk expects them. With cpu_logits
@@ -2499,6 +3230,7 @@ static bool stage_tokens(Device* d, const TokenRun* run, int start, int T, Error
     size_t C = (size_t)d->heads.C;
     int* tokens = d->host_step + 1 + d->options.max_batch;
     d->host_step[0] = run->position + start;
+    if (d->timeline != NULL) d->timeline->num_marks = 0; // of a run that an error has ended
     for (int b = 0; b < run->B; b++) {
         d->host_step[1 + b] = run->slots[b];
         for (int t = 0; t < T; t++) tokens[b * T + t] = run->tokens[(size_t)b * (size_t)run->T + (size_t)(start + t)];
@@ -2529,7 +3261,13 @@ static bool fetch_logits(Device* d, float* logits, int rows, Error* error) {
     }
     if (!synchronise(d, error)) return false;
     for (int r = 1; r < rows; r++) memmove(d->host_hidden + (size_t)r * C, d->host_hidden + (size_t)r * (size_t)d->stride, C * sizeof(float));
-    return cpu_head(logits, d->host_hidden, rows, d->model, d->options.num_threads, error);
+    double start = seconds_now();
+    bool ok = cpu_head(logits, d->host_hidden, rows, d->model, d->options.num_threads, error);
+    if (d->timeline != NULL) {
+        CallShape shape = {1, rows, d->host_step[0]};
+        profile_add(d->options.profile, 0, OPERATION_HEAD, shape, seconds_now() - start, 0);
+    }
+    return ok;
 }
 
 // The logits of tokens `first` to T of each sequence of a chunk, which begins `offset` tokens after the first token of
@@ -2764,11 +3502,12 @@ static bool try_routes(Device* d, Error* error) {
     return true;
 }
 
-// The route that DeviceOptions.kernels names, or the fastest. With the logits on the CPU there are only launches.
+// The route that DeviceOptions.kernels names, or the fastest. With the logits on the CPU, and where one looks inside, there
+// are only launches.
 static bool choose_route(Device* d, Error* error) {
     const char* name = d->options.kernels;
     d->route = ROUTE_LAUNCHES;
-    if (d->options.cpu_logits) return true;
+    if (d->options.cpu_logits || d->options.profile != NULL || d->options.residuals != NULL) return true;
     if (name == NULL) return try_routes(d, error);
     int route = 0;
     while (route < NUM_ROUTES && strcmp(name, route_names[route]) != 0) route++;
@@ -2778,6 +3517,78 @@ static bool choose_route(Device* d, Error* error) {
     }
     d->route = (Route)route;
     return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What the card can do at most
+
+enum { READ_LOADS = 4, CHAINS = 16, ROOF_REPEATS = 7 };
+
+// Reads `count` packs, `passes` times. The sum is written where it is one number of 2^32, so that it must be computed.
+extern "C" __global__ void __launch_bounds__(THREADS) read_packs(unsigned* sum, const uint4* packs, size_t count, int passes) {
+    unsigned total = 0;
+    size_t step = (size_t)gridDim.x * THREADS;
+    for (; passes > 0; passes--) {
+        for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < count; i += READ_LOADS * step) {
+            uint4 raw[READ_LOADS];
+            for (int j = 0; j < READ_LOADS; j++) raw[j] = packs[min(i + (size_t)j * step, count - 1)];
+            for (int j = 0; j < READ_LOADS; j++) total += raw[j].x ^ raw[j].y ^ raw[j].z ^ raw[j].w;
+        }
+        __asm__ volatile("" : : : "memory"); // the next pass is to read again
+    }
+    if (total == 0x9e3779b9u) *sum = total;
+}
+
+// CHAINS independent chains of `rounds` multiply-adds in every thread.
+extern "C" __global__ void __launch_bounds__(THREADS) multiply_add_chains(unsigned* sum, int rounds) {
+    float chain[CHAINS], total = 0;
+    for (int i = 0; i < CHAINS; i++) chain[i] = (float)i;
+    for (; rounds > 0; rounds--) {
+#pragma unroll
+        for (int i = 0; i < CHAINS; i++) chain[i] = fmaf(chain[i], 0.5f, 1.0f);
+    }
+    for (int i = 0; i < CHAINS; i++) total += chain[i];
+    if (total < 0) *sum = 1; // never
+}
+
+// The most work per second that launch(work) does, when it is given enough of it to forget the launch.
+template <class Launch> static bool best_rate(double* rate, Launch launch, Error* error) {
+    const double long_enough = 10e-3; // seconds
+    int work = 1, repeats = 0;
+    *rate = 0;
+    while (repeats < ROOF_REPEATS) {
+        double start = seconds_now();
+        launch(work);
+        if (!launched("starting a measurement", error) || !hip_ok(hipStreamSynchronize(NULL), "measuring the GPU", error)) return false;
+        double seconds = seconds_now() - start;
+        bool is_long = seconds >= long_enough || work > INT_MAX / 2;
+        if (is_long) *rate = max(*rate, work / seconds), repeats++;
+        else work *= 2;
+    }
+    return true;
+}
+
+extern "C" bool gpt2_hip_measure(Roof* roof, int gpu, size_t working_set, Error* error) {
+    GpuInfo info;
+    void *packs = NULL, *sum = NULL;
+    size_t count = max((size_t)1, working_set / PACK_BYTES);
+    bool ok = hip_ok(hipSetDevice(gpu), "selecting the GPU", error) && gpt2_hip_info(&info, gpu, error) &&
+              hip_ok(hipMalloc(&packs, count * PACK_BYTES), "measuring the GPU", error) &&
+              hip_ok(hipMalloc(&sum, sizeof(unsigned)), "measuring the GPU", error) &&
+              hip_ok(hipMemset(packs, 1, count * PACK_BYTES), "measuring the GPU", error);
+    dim3 blocks(ok ? (unsigned)(8 * info.compute_units) : 1), threads(THREADS);
+    double passes = 0, rounds = 0;
+    ok = ok && best_rate(&passes, [&](int work) {
+             hipLaunchKernelGGL(read_packs, blocks, threads, 0, NULL, (unsigned*)sum, (const uint4*)packs, count, work);
+         }, error) && best_rate(&rounds, [&](int work) {
+             hipLaunchKernelGGL(multiply_add_chains, blocks, threads, 0, NULL, (unsigned*)sum, work);
+         }, error);
+    (void)hipFree(packs);
+    (void)hipFree(sum);
+    roof->working_set = working_set;
+    roof->bandwidth = passes * (double)(count * PACK_BYTES);
+    roof->f32 = roof->products = rounds * 2.0 * CHAINS * THREADS * blocks.x; // every weight is widened to f32
+    return ok;
 }
 
 // Filled in by a call, since a constant with these functions in it would be wanted on the card as well.

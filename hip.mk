@@ -31,7 +31,7 @@ COMMA := ,
 # $(call hip_compile,how,source,object)
 hip_compile = $(HIP_COMPILER_$(1)) $(HIP_FLAGS_$(1)) $(if $(filter amd,$(1)),$$(dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS))) -c $(2) -o $(3)
 
-HIP_SOURCES := gpt2_kernels.hip gpt2_kernels.h gpt2.h dtype.h sampler.h utils.h $(wildcard dev/hip_*/hip/*.h) dev/hip_targets.sh hip.mk
+HIP_SOURCES := gpt2_kernels.hip gpt2_matrix.h gpt2_kernels.h gpt2.h dtype.h operations.h profile.h sampler.h utils.h $(wildcard dev/hip_*/hip/*.h) dev/hip_targets.sh dev/hip_device_library.sh hip.mk
 ifneq ($(HIP),0)
 ALL_CFLAGS += -DGPT2_HIP
 PROGRAM    += $(BUILD)/gpt2_kernels.o

@@ -183,7 +183,7 @@ static bool print_sample(FILE* out, const Generation* g, Error* error) {
     if (!tokenizer_encode(g->tokenizer, SAMPLE, strlen(SAMPLE), &ids, &n, error)) return false;
     if (g->options->json) {
         fputs("\"sample\": ", out);
-        json_string(out, SAMPLE, strlen(SAMPLE));
+        json_quoted(out, SAMPLE, strlen(SAMPLE));
         fputs(", ", out);
         json_ids(out, "sample_tokens", ids, (int)n);
     } else {
@@ -235,7 +235,7 @@ static bool print_json(FILE* out, const Info* info, Error* error) {
     fputs("\n  \"files\": [", out);
     for (size_t i = 0; i < contents->num_files; i++) {
         if (i > 0) fputs(", ", out);
-        json_string(out, contents->files[i], strlen(contents->files[i]));
+        json_quoted(out, contents->files[i], strlen(contents->files[i]));
     }
     fprintf(
         out,

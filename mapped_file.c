@@ -38,6 +38,12 @@ void unmap_file(MappedFile* file) {
     *file = (MappedFile){0};
 }
 
+void release_pages(const unsigned char* bytes, size_t size) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = ((uintptr_t)bytes + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)bytes + size) / page * page;
+    if (first < end) madvise((void*)first, end - first, MADV_DONTNEED); // a wish
+}
+
 static bool looks_like_html(const MappedFile* file) {
     size_t i = 0;
     while (i < file->size && i < 64 && memchr(" \t\r\n\xef\xbb\xbf", file->bytes[i], 7) != NULL) i++;

@@ -36,8 +36,9 @@ double phase_roof(const Phase* phase, const Roof* rates) {
 // Text.
 
 void print_machine(FILE* out, const Roof* rates) {
-    fprintf(out, "roof: %.1f GB/s; %.0f GFLOP/s in products, %.0f GFLOP/s in f32\n", 1e-9 * rates->bandwidth,
-            1e-9 * rates->products, 1e-9 * rates->f32);
+    fprintf(out, "roof: %.1f GB/s", 1e-9 * rates->bandwidth);
+    if (rates->working_set > 0) fprintf(out, ", reading %.1f MB over and over", 1e-6 * (double)rates->working_set);
+    fprintf(out, "; %.0f GFLOP/s in products, %.0f GFLOP/s in f32\n", 1e-9 * rates->products, 1e-9 * rates->f32);
 }
 
 static void print_shape(FILE* out, const OperationCost* cost) {
@@ -78,6 +79,7 @@ void print_phase(FILE* out, const Phase* phase, const Roof* rates, bool is_measu
     if (!is_measured) return;
     print_total(out, "overhead, per token", phase->wall - operations, phase);
     print_total(out, "wall time, per token", phase->wall, phase);
+    print_total(out, "wall time in a run without the profile", phase->unprofiled, phase);
     fprintf(out, "%-40s %6.1f %%\n", "the roof's time / wall time", 100 * phase_roof(phase, rates) / phase->wall);
 }
 
@@ -87,6 +89,7 @@ void print_phase(FILE* out, const Phase* phase, const Roof* rates, bool is_measu
 void json_machine(FILE* out, const Roof* rates) {
     fputs("\"machine\": {", out);
     json_number(out, "gb_per_second", 1e-9 * rates->bandwidth, ", ");
+    if (rates->working_set > 0) fprintf(out, "\"working_set\": %zu, ", rates->working_set);
     json_number(out, "products_gflop_per_second", 1e-9 * rates->products, ", ");
     json_number(out, "f32_gflop_per_second", 1e-9 * rates->f32, "}");
 }
@@ -117,6 +120,7 @@ void json_phase(FILE* out, const Phase* phase, const Roof* rates) {
     json_number(out, "wall_ms", 1e3 * phase->wall, ", ");
     json_number(out, "operations_ms", 1e3 * operations, ", ");
     json_number(out, "overhead_ms", 1e3 * (phase->wall - operations), ", ");
+    if (phase->unprofiled > 0) json_number(out, "unprofiled_ms", 1e3 * phase->unprofiled, ", ");
     json_number(out, "roof_ms", 1e3 * phase_roof(phase, rates), ",\n     \"operations\": [");
     for (size_t r = 0; r < phase->num_rows; r++) {
         fputs(r == 0 ? "\n      " : ",\n      ", out);

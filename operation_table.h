@@ -12,7 +12,8 @@ typedef struct {
     int tokens;       // of each sequence
     ProfileRow* rows; // (num_rows)
     size_t num_rows;
-    double wall; // seconds of the whole phase; what is more than the rows' sum is overhead
+    double wall;       // seconds of the whole phase; what is more than the rows' sum is overhead
+    double unprofiled; // seconds of it in a run that was not recorded
 } Phase;
 
 double row_roof(const ProfileRow* row, const Roof* rates);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "inspect.h"
+#include "open_device.h"
 #include "print.h"
 
 enum { ROWS = 64 }; // positions whose logits are computed together
@@ -18,7 +19,7 @@ enum { ROWS = 64 }; // positions whose logits are computed together
 typedef struct {
     const Generation* g;
     TextOutput* out;
-    Device* device;
+    OpenDevice device;
     float* logits; // (ROWS, V)
     TopToken* top; // (K), or NULL
     int window;    // tokens that the context holds
@@ -61,7 +62,7 @@ static NextToken judge(const float* logits, int V, int id) {
 static void print_token(FILE* out, const Generation* g, int id) {
     size_t size;
     const char* bytes = tokenizer_decode(g->tokenizer, id, &size);
-    if (g->options->json) json_string(out, bytes, size);
+    if (g->options->json) json_quoted(out, bytes, size);
     else print_repr(out, bytes, size);
 }
 
@@ -140,12 +141,12 @@ static bool score_window(Scorer* s, int begin, int first, int last, int end, Err
     size_t V = (size_t)g->model.config.vocab_size;
     int slot = 0, before = first - begin;
     TokenRun run = {.tokens = g->prompt_tokens + begin, .slots = &slot, .B = 1, .T = before, .position = 0};
-    if (before > 0 && !gpt2_cpu.forward(s->device, &run, 0, NULL, error)) return false;
+    if (before > 0 && !s->device.api->forward(s->device.handle, &run, 0, NULL, error)) return false;
     for (int p = first; p < last; p += run.T) {
         run.tokens = g->prompt_tokens + p;
         run.T = last - p < ROWS ? last - p : ROWS;
         run.position = p - begin;
-        if (!gpt2_cpu.forward(s->device, &run, run.T, s->logits, error)) return false;
+        if (!s->device.api->forward(s->device.handle, &run, run.T, s->logits, error)) return false;
         for (int t = 0; t < run.T; t++) {
             if (!score_position(s, p + t, s->logits + (size_t)t * V, p + t + 1 < end, error)) return false;
         }
@@ -182,7 +183,8 @@ static bool print_summary(const Scorer* s, Error* error) {
     bool has_windows = s->windows > 1 && s->guide_tokens > 0;
     if (g->options->json) {
         fputs(s->top != NULL ? "],\n  " : "  ", page.out);
-        fprintf(page.out, "\"dtype\": \"%s\", ", dtype_names[g->model.dtype]);
+        fprintf(page.out, "\"dtype\": \"%s\", ", dtype_names[s->device.dtype]);
+        json_text(page.out, "device", s->device.api->describe(s->device.handle));
         fprintf(page.out, "\"tokens\": %d, \"judged\": %d, \"windows\": %d, \"context\": %d, \"stride\": %d, ",
                 g->num_prompt, s->judged, s->windows, s->window, s->stride);
         json_number(page.out, "mean_nll", mean, ", ");
@@ -190,8 +192,8 @@ static bool print_summary(const Scorer* s, Error* error) {
         json_number(page.out, "perplexity_window_means", has_windows ? exp(guide) : exp(mean), "\n}\n");
         return page_end(&page, s->out, error);
     }
-    fprintf(page.out, "%stokens: %d, judged: %d, by %s weights\n", s->top != NULL ? "\n" : "", g->num_prompt, s->judged,
-            dtype_names[g->model.dtype]);
+    fprintf(page.out, "%stokens: %d, judged: %d, by %s weights on %s\n", s->top != NULL ? "\n" : "", g->num_prompt,
+            s->judged, dtype_names[s->device.dtype], s->device.api->describe(s->device.handle));
     if (s->windows > 1) {
         fprintf(page.out, "windows: %d of %d tokens, stride %d\n", s->windows, s->window, s->stride);
     }
@@ -210,11 +212,9 @@ static bool print_summary(const Scorer* s, Error* error) {
 static bool scorer_open(Scorer* s, Error* error) {
     const Generation* g = s->g;
     size_t V = (size_t)g->model.config.vocab_size;
-    DeviceOptions options = {.max_seq_len = g->num_prompt < s->window ? g->num_prompt : s->window,
-                             .max_batch = 1,
-                             .num_threads = g->threads};
-    s->device = gpt2_cpu.open(&g->model, &options, error);
-    s->logits = s->device != NULL ? allocate(ROWS, V * sizeof *s->logits, "logits", error) : NULL;
+    DeviceOptions needs = {.max_seq_len = g->num_prompt < s->window ? g->num_prompt : s->window, .max_batch = 1};
+    if (!open_device(&s->device, g, &needs, error)) return false;
+    s->logits = allocate(ROWS, V * sizeof *s->logits, "logits", error);
     if (s->logits == NULL || g->options->top == 0) return s->logits != NULL;
     s->top = allocate((size_t)g->options->top, sizeof *s->top, "--top", error);
     return s->top != NULL;
@@ -230,7 +230,7 @@ bool score_prompt(const Generation* g, TextOutput* out, Error* error) {
                            : text_write(out, start, sizeof start - 1, error);
     }
     ok = ok && score_windows(&s, error) && print_summary(&s, error);
-    gpt2_cpu.close(s.device);
+    close_device(&s.device);
     free(s.logits);
     free(s.top);
     return ok;

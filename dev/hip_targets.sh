@@ -2,9 +2,9 @@
 # dev/hip_targets.sh HIPCC [TARGET...]: prints the flags that make hipcc build for these targets. Without a target: for
 # the GPUs of this machine, or where there are none for every target of the list that this hipcc takes.
 #
-# Debian's hipcc 5.2.3 generates code for gfx1100, but its device library lacks one file for it: see
-# dev/hip_rdna3_library.sh, which makes that file. What was found is kept in a file of the user's temporary directory,
-# for asking the compiler takes some seconds.
+# A compiler may know a chip that its device library does not, such as Debian's hipcc 5.2.3 gfx1100: for a target that is
+# asked for by name dev/hip_device_library.sh then adds what is missing. What was found is kept in a file of the user's
+# temporary directory, for asking the compiler takes some seconds.
 set -eu
 hipcc=$1
 shift
@@ -47,13 +47,9 @@ fi
 flags=
 for target; do
     flags="$flags --offload-arch=$target"
-    case $target in
-    gfx11*)
-        if ! takes "$target"; then
-            library=$("$here/hip_rdna3_library.sh" "$hipcc" "${target#gfx}")
-            flags="$flags --rocm-device-lib-path=$library"
-        fi
-        ;;
-    esac
+    if ! takes "$target"; then
+        library=$("$here/hip_device_library.sh" "$hipcc" "${target#gfx}")
+        flags="$flags --rocm-device-lib-path=$library"
+    fi
 done
 echo "$flags"

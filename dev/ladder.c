@@ -31,9 +31,9 @@
 
 #include "../cpu_kernels.h"
 #include "../gpt2_kernels.h"
+#include "../machine.h"
 #include "bench_measure.h"
 #include "bench_model.h"
-#include "bench_peak.h"
 
 #if defined(__x86_64__)
 #define WIDE __attribute__((target("avx2,fma"), flatten))
@@ -338,7 +338,8 @@ static void decode_ladder(Ladder* l) {
         Times t = {.n = 0}, bandwidth = {.n = 0};
         token_seconds(l, step);
         for (int i = 0; i < repeats; i++) {
-            times_add(&bandwidth, read_bandwidth(buffer, bytes / 64 * 64, step->threads ? l->threads : 1));
+            times_add(&bandwidth,
+                      machine_read_rate(l->kernels->name, buffer, bytes, 1, step->threads ? l->threads : 1));
             times_add(&t, token_seconds(l, step));
         }
         double rate = (double)bytes / times_median(&t);
@@ -359,7 +360,8 @@ static void decode_ladder(Ladder* l) {
 typedef struct {
     const Ladder* l;
     float *out, *inp;      // (R, OC), (R, C)
-    char* packed;          // (R) packed rows
+    char* packed;          // (R rounded up to groups) packed rows
+    char* panels;          // (threads) panels of weights
     const Tensor* weights; // (NUM_DTYPES)
     const float* bias;     // (OC)
     size_t R, C, OC;
@@ -450,6 +452,28 @@ static void gemm_kernels(const Gemm* g, DType dtype) {
     }
 }
 
+static void gemm_tall(const Gemm* g, DType dtype) {
+    const CpuKernels* k = g->l->kernels;
+    int threads = g->l->threads;
+    size_t bytes = k->packed_row_bytes(dtype, g->C), group = k->group_rows, panel = k->panel_bytes(dtype, g->C);
+    size_t groups = (g->R + group - 1) / group;
+#pragma omp parallel for num_threads(threads)
+    for (size_t i = 0; i < groups; i++) {
+        char* row = g->panels + (size_t)omp_get_thread_num() * panel; // which is not in use yet
+        for (size_t r = i * group; r < (i + 1) * group; r++) {
+            if (r < g->R) k->pack_row(row, g->inp + r * g->C, dtype, g->C);
+            k->group_row(g->packed + i * group * bytes, r % group, r < g->R ? row : NULL, dtype, g->C);
+        }
+    }
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int t = 0; t < threads; t++) {
+        size_t begin, end;
+        share(g->OC, t, threads, &begin, &end);
+        k->matmul_tall(g->out, g->packed, &g->weights[dtype], g->bias, g->R, g->C, g->OC, begin, end, EPILOGUE_STORE,
+                       (float*)(void*)(g->panels + (size_t)t * panel));
+    }
+}
+
 static void prefill_steps(Ladder* l, Gemm* g, float* before) {
     static const struct {
         const char* name;
@@ -461,25 +485,28 @@ static void prefill_steps(Ladder* l, Gemm* g, float* before) {
         {"OpenMP over rows", gemm_openmp, DTYPE_F32, 1e-6},
         {"blocked, vectors", gemm_blocked, DTYPE_F32, 1e-5},
         {"register tile", gemm_tiled, DTYPE_F32, 1e-6},
-        {"the program's kernels, f32", gemm_kernels, DTYPE_F32, 1e-5},
-        {"the program's kernels, bf16", gemm_kernels, DTYPE_BF16, 1e-2},
-        {"the program's kernels, q8", gemm_kernels, DTYPE_Q8, 3e-2},
+        {"the program's tiles, f32", gemm_kernels, DTYPE_F32, 1e-5},
+        {"transposed panels, f32", gemm_tall, DTYPE_F32, 0},
+        {"the program's tiles, bf16", gemm_kernels, DTYPE_BF16, 1e-2},
+        {"transposed panels, bf16", gemm_tall, DTYPE_BF16, 0},
+        {"the program's tiles, q8", gemm_kernels, DTYPE_Q8, 3e-2},
     };
-    PeakRates peak = peak_rates(l->kernels->name, l->threads, l->repeats);
     size_t n = g->R * g->OC;
     for (int s = 0; s < (int)(sizeof steps / sizeof *steps); s++) {
         int repeats = s < 2 ? (l->repeats + 2) / 3 : l->repeats;
-        Times t = {.n = 0};
+        Times t = {.n = 0}, peak = {.n = 0};
         for (int i = -1; i < repeats; i++) { // the first is not counted
             double start = seconds_now();
             steps[s].run(g, steps[s].dtype);
-            if (i >= 0) times_add(&t, seconds_now() - start);
+            if (i < 0) continue;
+            times_add(&t, seconds_now() - start);
+            times_add(&peak, machine_product_rate(l->kernels->name, steps[s].dtype, l->threads));
         }
         double rate = 2.0 * (double)g->R * (double)g->C * (double)g->OC / times_median(&t);
-        double limit = peak_of_dtype(&peak, steps[s].dtype);
+        double limit = times_median(&peak);
         printf("%d %-30s %9.3f ms [%.3f .. %.3f]  %5.0f Gop/s", s + 1, steps[s].name, 1e3 * times_median(&t),
                1e3 * times_least(&t), 1e3 * times_most(&t), 1e-9 * rate);
-        if (limit > 0) printf(", %3.0f %% of %.0f", 100 * rate / limit, 1e-9 * limit);
+        printf(", %3.0f %% of %.0f", 100 * rate / limit, 1e-9 * limit);
         if (s > 0) check(steps[s].name, g->out, before, n, steps[s].tolerance);
         else printf("\n");
         check_the_check(g->out, n, steps[s].tolerance);
@@ -499,9 +526,10 @@ static void prefill_ladder(Ladder* l) {
     g.bias = gpt2_vector(&l->models[DTYPE_F32], FCB, 0);
     g.inp = allocate(g.R * g.C, sizeof *g.inp, "activations", &error);
     g.out = allocate(g.R * g.OC, sizeof *g.out, "activations", &error);
-    g.packed = allocate(g.R, l->packed_bytes, "activations", &error);
+    g.packed = allocate(g.R + l->kernels->group_rows, l->packed_bytes, "activations", &error);
+    g.panels = allocate((size_t)l->threads, l->kernels->panel_bytes(DTYPE_F32, C), "panels of weights", &error);
     float* before = allocate(g.R * g.OC, sizeof *before, "activations", &error);
-    if (g.inp == NULL || g.out == NULL || g.packed == NULL || before == NULL) die(&error);
+    if (g.inp == NULL || g.out == NULL || g.packed == NULL || g.panels == NULL || before == NULL) die(&error);
     Tensor wte = gpt2_tensor(&l->models[DTYPE_F32], WTE, 0);
     for (size_t r = 0; r < g.R; r++) gpt2_matrix_row(g.inp + r * C, &wte, r, C);
     printf("prefill: %zu rows, %zu to %zu channels, %d thread%s\n", g.R, g.C, g.OC, l->threads,
@@ -510,6 +538,7 @@ static void prefill_ladder(Ladder* l) {
     free(g.inp);
     free(g.out);
     free(g.packed);
+    free(g.panels);
     free(before);
 }
 

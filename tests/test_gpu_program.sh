@@ -1,7 +1,8 @@
 #!/bin/sh
 # tests/test_gpu_program.sh DIRECTORY: builds gpt2 with the host harness as its GPU into DIRECTORY and compares the text
 # of --device gpu with that of --device cpu: greedy, sampled, with logits on the CPU, at both wave sizes, and with a
-# call of HIP that fails at some point, after which the CPU must go on with the same text.
+# call of HIP that fails at some point, after which the CPU must go on with the same text. Then everything that looks
+# inside a run (--verify, --profile, --perplexity, --logits), on the GPU, on a damaged model and on a GPU that is lost.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 out=$1
@@ -28,6 +29,69 @@ stops() { # before the first token --device gpu means the GPU or nothing
 }
 no_gpu() { ! HIP_HOST_DEVICES=0 text --device gpu -n 1 > "$out/gpu" && grep -q 'none found' "$out/err"; }
 wave64() { HIP_HOST_WAVE=64 text --device gpu -n 4 > "$out/gpu" && text --device cpu -n 4 | cmp -s - "$out/gpu"; }
+# the number behind the first "key": of a JSON text
+number() { sed -n "s/.*\"$1\": \([-0-9.e+]*\).*/\1/p" "$2" | head -n 1; }
+near() { awk -v a="$1" -v b="$2" -v r="$3" 'BEGIN { d = a / b - 1; exit !(a != "" && b != "" && d < r && d > -r) }'; }
+verified() { # the GPU in every weight type, and the CPU beside it
+    text --verify --layers 2 > "$out/verify" && [ "$(grep -c ' GPU 0 .* PASSED$' "$out/verify")" = 4 ] &&
+        grep -q ' CPU .* PASSED$' "$out/verify" && [ "$(tail -n 1 "$out/verify")" = PASSED ]
+}
+zeroed_layer() { # a copy of the model without the weights of one layer's matrix, found where --info says
+    "$out/gpt2_host" -m models/fairytales.bin --info --json | grep '"attprojw"' > "$out/attprojw"
+    offset=$(number offset "$out/attprojw") bytes=$(($(number bytes "$out/attprojw") / 8))
+    start=$((offset + 3 * bytes))
+    { head -c "$start" models/fairytales.bin; head -c "$bytes" /dev/zero; tail -c "+$((start + bytes + 1))" models/fairytales.bin; } > "$out/zeroed.bin"
+    cmp -s "$out/zeroed.bin" models/fairytales.bin && return 1
+    ! "$out/gpt2_host" -m "$out/zeroed.bin" -T models/fairytales_tokenizer.bin --device gpu --dtype bf16 \
+        -p "Once upon a time" --verify=models/fairytales.bin > "$out/verify" &&
+        grep -q 'GPU 0 .*FAILED, first at layer 3$' "$out/verify" && ! grep -q PASSED "$out/verify"
+}
+one_line() { # a program that has failed: one line on standard error, none on standard output, exit status 1
+    [ "$1" = 1 ] && ! [ -s "$out/lost" ] && [ "$(grep -c '' "$out/err")" = 1 ] && grep -q '^gpt2: GPU: error 719' "$out/err"
+}
+lost() { # ARGUMENTS...: whichever call of HIP it is that fails, in opening the GPU or later
+    failures=0
+    for call in 20 60 90 100 110 120 130 140 150 200 250; do
+        HIP_HOST_FAIL_CALL=$call
+        export HIP_HOST_FAIL_CALL
+        text --device gpu "$@" > "$out/lost"
+        status=$?
+        unset HIP_HOST_FAIL_CALL
+        [ "$status" = 0 ] && continue # that many calls were not made
+        one_line "$status" || return 1
+        failures=$((failures + 1))
+    done
+    [ "$failures" -ge 5 ]
+}
+lost_in_verify() { # a GPU that is lost fails in its row, the others go on
+    for call in 60 80 100 120 140; do
+        ! HIP_HOST_FAIL_CALL=$call text --verify --layers 2 --dtype bf16 > "$out/verify" &&
+            grep -q 'GPU 0 .*FAILED: GPU: error 719' "$out/verify" && grep -q 'CPU .*PASSED$' "$out/verify" &&
+            [ "$(tail -n 1 "$out/verify")" = FAILED ] && return 0
+    done
+    return 1
+}
+profiled() { # operations and overhead make the wall time, in both phases
+    text --device gpu -n 2 --profile=json > "$out/profile" && grep -q '"device": "GPU 0' "$out/profile" &&
+        awk 'function value(key) { return match($0, "\"" key "\": [-0-9.e+]+") ? substr($0, RSTART + length(key) + 4, RLENGTH) + 0 : 0 }
+             /"wall_ms"/ { wall += value("wall_ms"); sum += value("overhead_ms"); ok += value("overhead_ms") >= 0; phases++ }
+             /"ms"/ { sum += value("ms"); rows += value("ms") > 0 }
+             END { exit !(phases == 2 && ok == 2 && rows == 14 && sum > wall * 0.99999 && sum < wall * 1.00001) }' "$out/profile" &&
+        text --device gpu -n 2 --profile | grep -q '^qkv  *16  *1 x 768 x 256 '
+}
+scored() { # windows that are cut, in the GPU's f32 as in the CPU's
+    for device in cpu gpu; do
+        "$out/gpt2_host" -m models/fairytales.bin -f "$out/text" --perplexity --ctx 24 --stride 10 --json \
+            --device $device > "$out/score_$device" 2> "$out/err" || return 1
+    done
+    grep -q '"device": "GPU 0' "$out/score_gpu" &&
+        near "$(number perplexity "$out/score_gpu")" "$(number perplexity "$out/score_cpu")" 1e-5 &&
+        text --device gpu --top 2 --all | grep -q "^0 after 'Once': next ' upon'"
+}
+logits_written() {
+    text --device gpu --dtype f32 -n 0 --logits "$out/gpu.npy" > "$out/gpu" &&
+        text --device cpu --dtype f32 --verify="$out/gpu.npy" --tolerance 1e-5 > "$out/verify"
+}
 listed() { "$out/gpt2_host" --list-devices | grep -q '^gpu:0  host harness'; }
 
 check "greedy text is the CPU's" same -n 10
@@ -40,5 +104,15 @@ check "--device auto does not" goes_on auto 60 nothing 0
 check "a call that fails in the text: one line, and the CPU goes on with the same text" goes_on gpu 216 'the CPU goes on' 1
 check "no GPU: --device gpu says so" no_gpu
 check "--list-devices lists it" listed
+head -c 250 tests/fixtures/perplexity.txt > "$out/text"
+check "--verify: the GPU passes in every weight type, the CPU beside it" verified
+check "--verify=GOOD: a matrix of zeros fails on the GPU, and layer 3 is named" zeroed_layer
+check "--verify: a GPU that is lost fails in its row, the CPU is still compared" lost_in_verify
+check "--verify --device gpu: it is one line" lost --verify --layers 2 --dtype bf16
+check "--profile: operations and overhead make the wall time" profiled
+check "--profile: a GPU that is lost is one line" lost -n 2 --profile
+check "--perplexity and --top --all are the CPU's" scored
+check "--perplexity: a GPU that is lost is one line" lost --perplexity
+check "--logits of the GPU pass for the CPU's" logits_written
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -34,6 +34,7 @@
 #define hipMemset               cudaMemset
 #define hipMemcpy               cudaMemcpy
 #define hipMemcpyAsync          cudaMemcpyAsync
+#define hipMemcpy2DAsync        cudaMemcpy2DAsync
 #define hipMemcpyHostToDevice   cudaMemcpyHostToDevice
 #define hipMemcpyDeviceToHost   cudaMemcpyDeviceToHost
 #define hipMemcpyDeviceToDevice cudaMemcpyDeviceToDevice
@@ -45,6 +46,11 @@
 #define hipStreamBeginCapture                             cudaStreamBeginCapture
 #define hipStreamEndCapture                               cudaStreamEndCapture
 #define hipStreamCaptureModeThreadLocal                   cudaStreamCaptureModeThreadLocal
+#define hipEvent_t                                        cudaEvent_t
+#define hipEventCreate                                    cudaEventCreate
+#define hipEventRecord                                    cudaEventRecord
+#define hipEventElapsedTime                               cudaEventElapsedTime
+#define hipEventDestroy                                   cudaEventDestroy
 #define hipGraph_t                                        cudaGraph_t
 #define hipGraphExec_t                                    cudaGraphExec_t
 #define hipGraphInstantiate(exec, graph, node, log, size) cudaGraphInstantiate(exec, graph, 0)

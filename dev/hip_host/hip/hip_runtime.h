@@ -8,6 +8,7 @@
 //   ASan        sees the exact buffers, and each switch of fibers (-fsanitize=address)
 //   TSan        sees each GPU thread as a thread of its own, ordered only by launches and barriers, so it finds a
 //               missing __syncthreads and a race between blocks (-fsanitize=thread)
+//   matrices    the matrix instructions of each family of chips are modelled in matrix_instructions.h
 //   errors      hip_host::state() can take away the device, its memory, its code, or fail the n-th call
 // A shuffle or barrier that not every thread of its group reaches is reported instead of hanging.
 #ifndef HIP_HOST_RUNTIME_H
@@ -24,6 +25,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <functional>
@@ -128,6 +130,10 @@ struct hipGraph {
 struct hipStream {
     hipGraph* capturing;
 };
+struct hipEvent {
+    std::chrono::steady_clock::time_point time;
+};
+typedef hipEvent* hipEvent_t;
 typedef hipGraph* hipGraph_t;
 typedef hipGraph* hipGraphExec_t;
 typedef hipStream* hipStream_t;
@@ -160,6 +166,7 @@ struct State {
     size_t memory_used = 0, memory_peak = 0;
     long calls = 0, launches = 0;                                // since the start
     long fail_call = from_environment("HIP_HOST_FAIL_CALL", -1); // the call with this number fails
+    bool is_lost_then = from_environment("HIP_HOST_LOST", 0) != 0; // and all that follow it
     hipError_t fail_with = hipErrorLaunchFailure;
     hipError_t last_error = hipSuccess;
     std::mutex mutex;                           // of the allocations
@@ -209,7 +216,9 @@ struct Block {
     char barrier_tags[2], start_tag, end_tag; // what TSan orders barriers, the block's start and its end by
     Meeting groups[MAX_BLOCK_THREADS];        // by the group's first thread
     uint64_t values[2][MAX_BLOCK_THREADS];    // exchanged by shuffles
-    char* shared;                             // dynamic shared memory
+    Meeting waves[MAX_BLOCK_THREADS];         // the same for matrix instructions, whose groups are whole waves
+    uint64_t operands[2][MAX_BLOCK_THREADS];
+    char* shared; // dynamic shared memory
     const char* kernel;
     const std::function<void()>* body;
 };
@@ -315,6 +324,19 @@ HIP_HOST_UNSEEN inline void pause() {
     }
     b->idle = 0;
     switch_to(&b->fibers[b->next[b->current->index]]);
+}
+
+// What each lane of a group brings: all (width, count) from mine (count).
+HIP_HOST_UNSEEN inline void gather(uint64_t* all, const uint64_t* mine, unsigned count, unsigned width) {
+    Block* b = block();
+    unsigned self = b->current->index, first = self / width * width;
+    Meeting* meeting = &b->waves[first];
+    if (first + width > b->num_threads) give_up("a matrix instruction in a wave that is not whole");
+    for (unsigned w = 0; w < count; w++) {
+        b->operands[meeting->generation & 1][self] = mine[w];
+        unsigned parity = meet(meeting, width);
+        for (unsigned l = 0; l < width; l++) all[l * count + w] = b->operands[parity][first + l];
+    }
 }
 
 template <class T> T shuffle(T value, unsigned source, unsigned width) {
@@ -475,10 +497,20 @@ inline Pool& pool() {
     return p;
 }
 
+// Creates the file that HIP_HOST_FAIL_MARK names, if it does: a program that looks on learns that the call was reached.
+inline void leave_mark() {
+    const char* mark = getenv("HIP_HOST_FAIL_MARK");
+    FILE* file = mark != nullptr ? fopen(mark, "w") : nullptr;
+    if (file != nullptr) fclose(file);
+}
+
 // Every call of the API begins here: it is counted, and fails if a test said so.
 inline hipError_t call() {
     State& s = state();
-    return s.calls++ == s.fail_call ? s.last_error = s.fail_with : hipSuccess;
+    long number = s.calls++;
+    if (number == s.fail_call) leave_mark();
+    bool fails = number == s.fail_call || (s.is_lost_then && s.fail_call >= 0 && number > s.fail_call);
+    return fails ? s.last_error = s.fail_with : hipSuccess;
 }
 
 inline hipError_t enqueue(hipStream_t stream, std::function<hipError_t()> work) {
@@ -598,6 +630,8 @@ inline bool copy_ok(void* to, const void* from, size_t bytes, hipMemcpyKind kind
 }
 
 } // namespace hip_host
+
+#include "matrix_instructions.h"
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Names that kernels use
@@ -744,6 +778,23 @@ inline hipError_t hipMemcpyAsync(void* to, const void* from, size_t bytes, hipMe
 inline hipError_t hipMemcpy(void* to, const void* from, size_t bytes, hipMemcpyKind kind) {
     return hipMemcpyAsync(to, from, bytes, kind, nullptr);
 }
+inline hipError_t hipMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
+                                   size_t height, hipMemcpyKind kind, hipStream_t stream) {
+    hipError_t status = hip_host::call();
+    if (status != hipSuccess) return status;
+    if (width > to_pitch || width > from_pitch) return hipErrorInvalidValue;
+    for (size_t row = 0; row < height; row++) { // the end of the last row is the end of the copy
+        if (!hip_host::copy_ok((char*)to + row * to_pitch, (const char*)from + row * from_pitch, width, kind)) {
+            return hipErrorInvalidValue;
+        }
+    }
+    return hip_host::enqueue(stream, [=] {
+        for (size_t row = 0; row < height; row++) {
+            memcpy((char*)to + row * to_pitch, (const char*)from + row * from_pitch, width);
+        }
+        return hipSuccess;
+    });
+}
 inline hipError_t hipMemset(void* memory, int value, size_t bytes) {
     hipError_t status = hip_host::call();
     if (status != hipSuccess) return status;
@@ -761,6 +812,27 @@ inline hipError_t hipStreamDestroy(hipStream_t stream) {
     return hipSuccess;
 }
 inline hipError_t hipStreamSynchronize(hipStream_t) {
+    return hip_host::call();
+}
+// What is enqueued runs at once, so an event is the time at which it is recorded.
+inline hipError_t hipEventCreate(hipEvent_t* event) {
+    hipError_t status = hip_host::call();
+    if (status == hipSuccess) *event = new hipEvent();
+    return status;
+}
+inline hipError_t hipEventDestroy(hipEvent_t event) {
+    delete event;
+    return hipSuccess;
+}
+inline hipError_t hipEventRecord(hipEvent_t event, hipStream_t stream) {
+    hipError_t status = hip_host::call();
+    return status != hipSuccess ? status : hip_host::enqueue(stream, [=] {
+        event->time = std::chrono::steady_clock::now();
+        return hipSuccess;
+    });
+}
+inline hipError_t hipEventElapsedTime(float* milliseconds, hipEvent_t from, hipEvent_t to) {
+    *milliseconds = std::chrono::duration<float, std::milli>(to->time - from->time).count();
     return hip_host::call();
 }
 inline hipError_t hipStreamBeginCapture(hipStream_t stream, hipStreamCaptureMode) {

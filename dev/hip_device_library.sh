@@ -1,20 +1,21 @@
 #!/bin/sh
-# dev/hip_rdna3_library.sh HIPCC VERSION: for a hipcc whose compiler knows gfx1100 and its kin but whose device library
-# does not (Debian's 5.2.3). Prints a directory with the library's files and the one that is missing,
-# oclc_isa_version_VERSION.bc: a constant that tells the library which chip it runs on, made from that of gfx1030.
+# dev/hip_device_library.sh HIPCC VERSION: for a compiler that knows a chip which its device library does not (Debian's
+# hipcc 5.2.3 and gfx1100; clang 19 with that library and gfx942, gfx1151 or gfx1201). Prints a directory with the
+# library's files and the one that is missing, oclc_isa_version_VERSION.bc: a constant that tells the library which chip
+# it runs on, made from that of gfx1030. LLVM reads the bitcode of older releases, so the rest of the library serves.
 set -eu
 hipcc=$1
 version=$2
-out="${TMPDIR:-/tmp}/gpt2-hip-library-$(id -u)"
 isa=oclc_isa_version_$version.bc
 
 fail() {
-    echo "hip_rdna3_library.sh: $*" >&2
+    echo "hip_device_library.sh: $*" >&2
     exit 1
 }
 
 clang=$("$hipcc" --version 2> /dev/null | sed -n 's/^InstalledDir: //p')
 major=$("$hipcc" --version 2> /dev/null | sed -n 's/.*clang version \([0-9]*\).*/\1/p')
+out="${TMPDIR:-/tmp}/gpt2-hip-library-$major-$(id -u)" # one LLVM cannot read what a later one writes
 tool() { # the LLVM tool that belongs to hipcc's clang
     for path in "/usr/lib/llvm-$major/bin/$1" "$clang/$1-$major" "$clang/$1"; do
         if [ -x "$path" ]; then
