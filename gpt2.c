@@ -576,21 +576,23 @@ static int exit_with(int status, const Error* error) {
     return status;
 }
 
-// From the options to a model and a tokenizer that fit together, and the prompt's text. *status is what a failure exits
-// with.
+// From the options to a model and a tokenizer that fit together, and the prompt's text. What needs no prompt does without
+// a tokenizer where there is none beside the model. *status is what a failure exits with.
 static bool prepare(Generation* g, int* status, Error* error) {
     const Options* options = g->options;
     *status = EXIT_FAILURE;
-    if (!checkpoint_find(&g->paths, options->model, options->tokenizer, error) || !load_model(g, error) ||
-        !load_tokenizer(g, error) || !check_vocabulary(g, error)) {
-        return false;
-    }
+    // nothing is run: a prompt only counts where one was given, and nobody is kept waiting for one
+    bool needs_no_prompt = (options->action == ACTION_INFO || options->action == ACTION_ESTIMATE) &&
+                           options->prompt == NULL && options->prompt_file == NULL;
+    bool found = checkpoint_find(&g->paths, options->model, options->tokenizer, error);
+    bool lacks_tokenizer = !found && g->paths.model[0] != '\0' && options->tokenizer == NULL;
+    if (!found && !(lacks_tokenizer && needs_no_prompt)) return false;
+    if (!load_model(g, error)) return false;
+    if (found && (!load_tokenizer(g, error) || !check_vocabulary(g, error))) return false;
     *status = EXIT_USAGE;
     if (!fit_options(g, error)) return false;
     *status = EXIT_FAILURE;
-    // nothing is run: a prompt only counts where one was given, and nobody is kept waiting for one
-    bool needs_none = options->action == ACTION_INFO || options->action == ACTION_ESTIMATE;
-    if (needs_none && options->prompt == NULL && options->prompt_file == NULL) return true;
+    if (needs_no_prompt) return true;
     size_t limit = options->action == ACTION_SCORE ? LONGEST_PROMPT : longest_prompt(g);
     return prompt_read(&g->prompt, options, limit, error);
 }

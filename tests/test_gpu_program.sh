@@ -105,6 +105,12 @@ logits_written() {
     text --device gpu --dtype f32 -n 0 --logits "$out/gpu.npy" > "$out/gpu" &&
         text --device cpu --dtype f32 --verify="$out/gpu.npy" --tolerance 1e-5 > "$out/verify"
 }
+estimated() {
+    text --estimate -n 0 > "$out/estimate" && grep -q '^this GPU (host harness, wave32); roof: ' "$out/estimate" &&
+        grep -q '^this CPU ' "$out/estimate" && ! text --estimate --device gpu:1 > "$out/estimate" &&
+        grep -q 'there is 1 GPU' "$out/err" && text --estimate --device cpu > "$out/estimate" &&
+        ! grep -q 'this GPU' "$out/estimate"
+}
 listed() { "$out/gpt2_host" --list-devices | grep -q '^gpu:0  host harness'; }
 
 check "greedy text is the CPU's" same -n 10
@@ -126,6 +132,7 @@ check "--profile: operations and overhead make the wall time" profiled
 check "--profile: a GPU that is lost is one line" lost -n 2 --profile
 check "--perplexity and --top --all are the CPU's" scored
 check "--perplexity: a GPU that is lost is one line" lost --perplexity
+check "--estimate: this GPU is measured, beside this CPU" estimated
 check "--logits of the GPU pass for the CPU's" logits_written
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -555,7 +555,8 @@ void test_long(Tests* t) {
     test_check(t, same == n,
                "%d of %d generations, each from loading to freeing, are the first one to the bit (%.1f s) %s", same, n,
                seconds_now() - start, error.text);
-    test_check(t, grown <= 0, "after the first %d the heap grew by %ld bytes", n / 10 + 1, grown);
+    // what OpenMP keeps of threads that come and go is less than a byte a generation
+    test_check(t, grown < n - n / 10, "after the first %d the heap grew by %ld bytes", n / 10 + 1, grown);
     if (n >= 1000 && bytes_in_use() > 0) test_check(t, grown_pages < 256, "and the process by %ld pages", grown_pages);
     else test_skip(t, "under valgrind or sanitizers, or in a short run, the size of the process is not the program's");
     free(bytes.data);
