@@ -28,7 +28,10 @@ enum { NUM_CHIPS = sizeof chips / sizeof *chips };
 // f16, bf16 and q8 weights go through the matrix instructions, the last widened.
 static Roof chip_rates(const Chip* chip, DType dtype) {
     double products = dtype == DTYPE_F32 ? chip->f32 : chip->matrix;
-    return (Roof){.bandwidth = 1e9 * chip->bandwidth, .f32 = 1e9 * chip->f32, .products = 1e9 * products};
+    return (Roof){.bandwidth = 1e9 * chip->bandwidth,
+                  .f32 = 1e9 * chip->f32,
+                  .products = 1e9 * products,
+                  .attention = 1e9 * products};
 }
 
 typedef struct {
@@ -53,7 +56,7 @@ static bool measure_here(Estimate* e, Error* error) {
     e->dtype = dtype_on_device(options, options->keep_dtype ? g->model.file_dtype : options->dtype, has_gpu);
     e->bytes = gpt2_bytes_per_token_in(e->dtype, &g->model.config);
 #ifdef GPT2_HIP
-    has_gpu = has_gpu && gpt2_hip_measure(&e->gpu, options->gpu, e->bytes, error);
+    has_gpu = has_gpu && gpt2_hip_measure(&e->gpu, options->gpu, e->dtype, e->bytes, error);
 #endif
     if (!has_gpu && options->device == DEVICE_GPU) return false;
     if (has_gpu) snprintf(e->gpu_name, sizeof e->gpu_name, "this GPU (%s, %s)", info.name, info.arch);
@@ -77,7 +80,7 @@ static bool estimate_open(Estimate* e, Error* error) {
     if (!measure_here(e, error)) return false;
     e->is_here = wish[0] == 0;
     if (wish[0] > 0) e->rates.bandwidth = 1e9 * wish[0], e->rates.working_set = 0;
-    if (wish[1] > 0) e->rates.products = e->rates.f32 = 1e9 * wish[1];
+    if (wish[1] > 0) e->rates.products = e->rates.attention = e->rates.f32 = 1e9 * wish[1];
     return true;
 }
 

@@ -2194,7 +2194,7 @@ static bool hip_copy_cache(Device* d, int to, int from, int length, Error* error
 // ---------------------------------------------------------------------------------------------------------------------
 // What the card can do at most
 
-enum { READ_LOADS = 4, CHAINS = 16, ROOF_REPEATS = 7 };
+enum { READ_LOADS = 4, CHAINS = 16, MATRIX_CHAINS = 4, ROOF_REPEATS = 7 };
 
 // Reads `count` packs, `passes` times. The sum is written where it is one number of 2^32, so that it must be computed.
 extern "C" __global__ void __launch_bounds__(THREADS) read_packs(unsigned* sum, const uint4* packs, size_t count, int passes) {
@@ -2223,6 +2223,23 @@ extern "C" __global__ void __launch_bounds__(THREADS) multiply_add_chains(unsign
     if (total < 0) *sum = 1; // never
 }
 
+// MATRIX_CHAINS independent chains of `rounds` products of 16 x 16 x 32 in every wave.
+template <bool IS_HALF> __global__ void __launch_bounds__(THREADS) matrix_chains(unsigned* sum, int rounds) {
+    NativeShape::Sums chain[MATRIX_CHAINS];
+    uint4 ones[NativeShape::PACKS];
+    unsigned one = IS_HALF ? 0x3c003c00u : 0x3f803f80u;
+    float total = 0;
+    if (!NativeShape::IS_THERE) return; // never launched there
+    for (int p = 0; p < NativeShape::PACKS; p++) ones[p] = make_uint4(one, one, one, one);
+    for (int i = 0; i < MATRIX_CHAINS * NativeShape::SUMS; i++) chain[i / NativeShape::SUMS][i % NativeShape::SUMS] = 0;
+    for (; rounds > 0; rounds--) {
+#pragma unroll
+        for (int i = 0; i < MATRIX_CHAINS; i++) NativeShape::multiply<IS_HALF>(&chain[i], ones, ones);
+    }
+    for (int i = 0; i < MATRIX_CHAINS * NativeShape::SUMS; i++) total += chain[i / NativeShape::SUMS][i % NativeShape::SUMS];
+    if (total < 0) *sum = 1; // never
+}
+
 // The most work per second that launch(work) does, when it is given enough of it to forget the launch.
 template <class Launch> static bool best_rate(double* rate, Launch launch, Error* error) {
     const double long_enough = 10e-3; // seconds
@@ -2240,26 +2257,37 @@ template <class Launch> static bool best_rate(double* rate, Launch launch, Error
     return true;
 }
 
-extern "C" bool gpt2_hip_measure(Roof* roof, int gpu, size_t working_set, Error* error) {
+extern "C" bool gpt2_hip_measure(Roof* roof, int gpu, DType dtype, size_t working_set, Error* error) {
     GpuInfo info;
+    int answers[PROBE_ANSWERS] = {0};
     void *packs = NULL, *sum = NULL;
     size_t count = max((size_t)1, working_set / PACK_BYTES);
     bool ok = hip_ok(hipSetDevice(gpu), "selecting the GPU", error) && gpt2_hip_info(&info, gpu, error) &&
               hip_ok(hipMalloc(&packs, count * PACK_BYTES), "measuring the GPU", error) &&
-              hip_ok(hipMalloc(&sum, sizeof(unsigned)), "measuring the GPU", error) &&
+              hip_ok(hipMalloc(&sum, sizeof answers), "measuring the GPU", error) &&
               hip_ok(hipMemset(packs, 1, count * PACK_BYTES), "measuring the GPU", error);
     dim3 blocks(ok ? (unsigned)(8 * info.compute_units) : 1), threads(THREADS);
-    double passes = 0, rounds = 0;
+    if (ok) hipLaunchKernelGGL(probe, dim3(1), threads, 0, NULL, (int*)sum);
+    ok = ok && launched("starting the first kernel", error) &&
+         hip_ok(hipMemcpy(answers, sum, sizeof answers, hipMemcpyDeviceToHost), "measuring the GPU", error);
+    int waves = answers[1] > 0 && dtype != DTYPE_F32 ? THREADS / answers[1] : 0; // that have matrix instructions
+    double passes = 0, rounds = 0, products = 0;
     ok = ok && best_rate(&passes, [&](int work) {
              hipLaunchKernelGGL(read_packs, blocks, threads, 0, NULL, (unsigned*)sum, (const uint4*)packs, count, work);
          }, error) && best_rate(&rounds, [&](int work) {
              hipLaunchKernelGGL(multiply_add_chains, blocks, threads, 0, NULL, (unsigned*)sum, work);
          }, error);
+    ok = ok && (waves == 0 || best_rate(&products, [&](int work) {
+             if (dtype == DTYPE_BF16) hipLaunchKernelGGL((matrix_chains<false>), blocks, threads, 0, NULL, (unsigned*)sum, work);
+             else hipLaunchKernelGGL((matrix_chains<true>), blocks, threads, 0, NULL, (unsigned*)sum, work); // q8 becomes f16
+         }, error));
     (void)hipFree(packs);
     (void)hipFree(sum);
     roof->working_set = working_set;
     roof->bandwidth = passes * (double)(count * PACK_BYTES);
-    roof->f32 = roof->products = rounds * 2.0 * CHAINS * THREADS * blocks.x; // every weight is widened to f32
+    roof->f32 = rounds * 2.0 * CHAINS * THREADS * blocks.x;
+    roof->products = waves > 0 ? products * 2.0 * FRAGMENT * FRAGMENT * STEP * MATRIX_CHAINS * waves * blocks.x : roof->f32;
+    roof->attention = roof->products;
     return ok;
 }
 

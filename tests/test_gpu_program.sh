@@ -20,6 +20,13 @@ text() { "$out/gpt2_host" -m models/fairytales.bin -p "Once upon a time" -q "$@"
 same() { # do the arguments give on the GPU what they give on the CPU?
     text --device cpu "$@" > "$out/cpu" && text --device gpu "$@" > "$out/gpu" && cmp -s "$out/cpu" "$out/gpu"
 }
+goes_on_in_text() { # which call it is that fails in the text depends on the kernels
+    for call in 120 150 180 210 240 270 300 350 400 450 500; do
+        HIP_HOST_FAIL_CALL=$call text --device gpu -n 8 > "$out/gpu"
+        if grep -q 'the CPU goes on' "$out/err"; then goes_on gpu "$call" 'the CPU goes on' 1; return; fi
+    done
+    return 1
+}
 goes_on() { # one error on standard error, and the same text
     text --device cpu -n 8 > "$out/cpu" && HIP_HOST_FAIL_CALL=$2 text --device "$1" -n 8 > "$out/gpu" &&
         cmp -s "$out/cpu" "$out/gpu" && [ "$(grep -c "$3" "$out/err")" = "$4" ]
@@ -107,7 +114,7 @@ check "sampled text is the CPU's" same -n 10 --temp 0.8 --top-k 40 -s 3
 check "two samples too" same -n 6 -b 2 --temp 0.5 -s 1
 check "--device gpu fails when a call fails before the first token" stops 60
 check "--device auto does not" goes_on auto 60 nothing 0
-check "a call that fails in the text: one line, and the CPU goes on with the same text" goes_on gpu 216 'the CPU goes on' 1
+check "a call that fails in the text: one line, and the CPU goes on with the same text" goes_on_in_text
 check "no GPU: --device gpu says so" no_gpu
 check "--list-devices lists it" listed
 head -c 250 tests/fixtures/perplexity.txt > "$out/text"
