@@ -393,8 +393,8 @@ static bool fetch_last_logits(Generator* r, Error* error) {
     size_t V = (size_t)r->g->model.config.vocab_size;
     for (int i = 0; !r->has_logits && i < r->num_running; i++) {
         bool has_ended = r->g->samples[r->slots[i]].stop != STOP_NONE;
-        if (has_ended && !r->device.api->fetch_logits(r->device.handle, i, r->logits + (size_t)i * V, error))
-            return false;
+        float* logits = r->logits + (size_t)i * V;
+        if (has_ended && !r->device.api->fetch_logits(r->device.handle, i, logits, error)) return false;
     }
     return true;
 }
@@ -705,8 +705,8 @@ int main(int argc, char** argv) {
     Error error;
     hold_standard_descriptors();
     text_open(&out, STDOUT_FILENO);
-    if (!options_parse(&options, argc, argv, &error)) return exit_with(EXIT_USAGE, &error);
     handle_signals();
+    if (!options_parse(&options, argc, argv, &error)) return exit_with(EXIT_USAGE, &error);
     bool ok = true;
     switch (options.action) {
     case ACTION_GENERATE: return run_generate(&options, &out);

@@ -20,16 +20,22 @@ text() { "$out/gpt2_host" -m models/fairytales.bin -p "Once upon a time" -q "$@"
 same() { # do the arguments give on the GPU what they give on the CPU?
     text --device cpu "$@" > "$out/cpu" && text --device gpu "$@" > "$out/gpu" && cmp -s "$out/cpu" "$out/gpu"
 }
-goes_on_in_text() { # which call it is that fails in the text depends on the kernels
-    for call in 120 150 180 210 240 270 300 350 400 450 500; do
-        HIP_HOST_FAIL_CALL=$call text --device gpu -n 8 > "$out/gpu"
-        if grep -q 'the CPU goes on' "$out/err"; then goes_on gpu "$call" 'the CPU goes on' 1; return; fi
-    done
-    return 1
+does_without() { # no GPU before the first token: with --device auto the same text, and -q says nothing
+    text --device cpu -n 8 > "$out/cpu" && HIP_HOST_FAIL_CALL=$1 text --device auto -n 8 > "$out/gpu" &&
+        cmp -s "$out/cpu" "$out/gpu" && [ ! -s "$out/err" ]
 }
-goes_on() { # one error on standard error, and the same text
-    text --device cpu -n 8 > "$out/cpu" && HIP_HOST_FAIL_CALL=$2 text --device "$1" -n 8 > "$out/gpu" &&
-        cmp -s "$out/cpu" "$out/gpu" && [ "$(grep -c "$3" "$out/err")" = "$4" ]
+goes_on_somewhere() { # at some of these calls the text has begun, and wherever it has, it goes on as it was
+    text --device cpu -n 8 > "$out/cpu" || return 1
+    takeovers=0
+    for call in $(seq 190 5 270); do
+        HIP_HOST_FAIL_CALL=$call text --device gpu -n 8 > "$out/gpu"
+        if [ ! -s "$out/gpu" ] && grep -q '^gpt2: GPU' "$out/err"; then continue; fi
+        cmp -s "$out/cpu" "$out/gpu" || return 1
+        lines=$(grep -c . "$out/err")
+        if [ "$lines" -gt 0 ] && ! { [ "$lines" = 1 ] && grep -q 'the CPU goes on' "$out/err"; }; then return 1; fi
+        takeovers=$((takeovers + lines))
+    done
+    [ "$takeovers" -gt 0 ]
 }
 stops() { # before the first token --device gpu means the GPU or nothing
     ! HIP_HOST_FAIL_CALL=$1 text --device gpu -n 8 > "$out/gpu" && grep -q '^gpt2: GPU' "$out/err"
@@ -113,8 +119,8 @@ check "with logits on the CPU" same -n 6 --cpu-logits
 check "sampled text is the CPU's" same -n 10 --temp 0.8 --top-k 40 -s 3
 check "two samples too" same -n 6 -b 2 --temp 0.5 -s 1
 check "--device gpu fails when a call fails before the first token" stops 60
-check "--device auto does not" goes_on auto 60 nothing 0
-check "a call that fails in the text: one line, and the CPU goes on with the same text" goes_on_in_text
+check "--device auto does not" does_without 60
+check "a call that fails in the text: one line, and the CPU goes on with the same text" goes_on_somewhere
 check "no GPU: --device gpu says so" no_gpu
 check "--list-devices lists it" listed
 head -c 250 tests/fixtures/perplexity.txt > "$out/text"
