@@ -124,7 +124,7 @@ $(BUILD)/test_gpt2: $(TESTER) $(LIBRARY) $(FRONT:%=$(BUILD)/%.o)
 	@echo "  link     $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS) $(HIP_TEST_LIBS)
 
-BENCH_PARTS := $(BUILD)/dev/bench_measure.o $(BUILD)/dev/bench_model.o $(BUILD)/dev/bench_peak.o
+BENCH_PARTS := $(BUILD)/dev/bench_measure.o $(BUILD)/dev/bench_model.o $(BUILD)/machine.o
 $(BUILD)/bench: $(BUILD)/dev/bench.o $(BUILD)/dev/bench_peer.o $(BUILD)/dev/bench_process.o $(BENCH_PARTS) $(LIBRARY)
 	@echo "  link     $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
@@ -145,12 +145,15 @@ $(BUILD)/fuzz_%: dev/fuzz_%.c $(MODULES:%=%.c) options.c text_output.c tests/toy
 	  -Wno-unknown-pragmas -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 	  $(filter-out %gpt2_cpu.c,$(filter %.c,$^)) -o $@ $(filter-out -fopenmp,$(LIBS))
 
+# Thousands of small files are written: into memory, where the system has a place for that.
+SCRATCH := $(if $(TMPDIR),,$(if $(wildcard /dev/shm),TMPDIR=/dev/shm))
+
 # New inputs go to the first directory; the seeds and what was found before are only read.
 .PHONY: $(FUZZERS:%=fuzz-%)
 fuzz: $(FUZZERS:%=fuzz-%)
 $(FUZZERS:%=fuzz-%): fuzz-%: $(BUILD)/fuzz_%
 	@mkdir -p $(BUILD)/corpus_$*
-	$(BUILD)/fuzz_$* $(BUILD)/corpus_$* dev/fuzz/seeds/$* -dict=dev/fuzz/$*.dict -max_total_time=$(SECONDS) \
+	$(SCRATCH) $(BUILD)/fuzz_$* $(BUILD)/corpus_$* dev/fuzz/seeds/$* -dict=dev/fuzz/$*.dict -max_total_time=$(SECONDS) \
 	  -timeout=10 -max_len=8192 -artifact_prefix=$(BUILD)/found_$*_ -print_final_stats=1
 
 # The program with faults in it: dev/faults.c stands between it and the functions that can fail.
@@ -158,8 +161,7 @@ WRAPPED := malloc calloc realloc posix_memalign strdup realpath open_memstream f
            write fwrite fflush fsync fclose rename
 $(BUILD)/gpt2_faults: $(PROGRAM) $(LIBRARY) $(BUILD)/dev/faults.o
 	@echo "  link     $@"
-	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(WRAPPED:%=-Wl,--wrap=%) $(patsubst -ljansson,-Wl$(COMMA)-Bstatic -ljansson -Wl$(COMMA)-Bdynamic,$(LIBS))
-COMMA := ,
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(WRAPPED:%=-Wl,--wrap=%) $(patsubst -ljansson,-Wl$(COMMA)-Bstatic -ljansson -Wl$(COMMA)-Bdynamic,$(LIBS)) $(HIP_LIBS)
 
 $(BUILD)/test_faults: $(BUILD)/dev/test_faults.o $(SUPPORT:%=$(BUILD)/tests/%.o) $(LIBRARY)
 	@echo "  link     $@"
@@ -167,10 +169,11 @@ $(BUILD)/test_faults: $(BUILD)/dev/test_faults.o $(SUPPORT:%=$(BUILD)/tests/%.o)
 
 .PHONY: test-faults faults-here
 faults-here: $(BUILD)/gpt2_faults $(BUILD)/test_faults
-	$(BUILD)/test_faults $(BUILD)/gpt2_faults
+	$(SCRATCH) $(BUILD)/test_faults $(BUILD)/gpt2_faults
 
+# With the host harness as the GPU where there is a g++.
 test-faults:
-	$(MAKE) faults-here SAN=1 OPENMP=0 HIP=0 CFLAGS="-O1 -g" BUILD=$(BUILD)/faults
+	$(MAKE) faults-here SAN=1 OPENMP=0 HIP=$(HIP_TEST) HIP_TEST=0 CFLAGS="-O1 -g" BUILD=$(BUILD)/faults
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d $(BUILD)/dev/*.d)
 

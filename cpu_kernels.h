@@ -70,7 +70,7 @@ typedef struct {
 
 enum { ATTENTION_MAX_QUERIES = 8 };
 
-// Rows from which on filling panels pays, and the columns that a thread should own a multiple of then.
+// Rows from which on filling panels pays, and columns of which every variant fills whole panels.
 enum { TALL_PRODUCT = 32, TALL_PRODUCT_COLUMNS = 32 };
 
 // The variant of that name, or the best that the processor has for NULL; NULL when it is unknown or not supported here.

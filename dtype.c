@@ -37,9 +37,16 @@ void row_to_f32(float* out, const void* in, DType dtype, size_t n) {
     }
 }
 
+// Compiled for wider vectors too where the loader can choose at start; the results are the same to the bit.
+#if defined(__x86_64__) && defined(__gnu_linux__)
+#define WIDE_VECTORS __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define WIDE_VECTORS
+#endif
+
 // One block of Q8. Written with integers and constant counts so that compilers make vectors of it: the bits of
 // magnitudes sort as the magnitudes do, and adding 1.5 * 2^23 leaves no bits below 1, which rounds to nearest even.
-static void q8_block_from_f32(int8_t* out, uint16_t* scale, const float* in) {
+static inline __attribute__((always_inline)) void q8_block_from_f32(int8_t* out, uint16_t* scale, const float* in) {
     int32_t largest = 0;
     for (int i = 0; i < Q8_BLOCK; i++) {
         int32_t magnitude = (int32_t)(f32_bits(in[i]) & 0x7fffffff);
@@ -57,7 +64,7 @@ static void q8_block_from_f32(int8_t* out, uint16_t* scale, const float* in) {
     for (int i = 0; i < Q8_BLOCK; i++) out[i] = (int8_t)q[i];
 }
 
-static void q8_row_from_f32(int8_t* out, uint16_t* scales, const float* in, size_t n) {
+WIDE_VECTORS static void q8_row_from_f32(int8_t* out, uint16_t* scales, const float* in, size_t n) {
     size_t whole = n / Q8_BLOCK * Q8_BLOCK;
     for (size_t i = 0; i < whole; i += Q8_BLOCK) q8_block_from_f32(out + i, &scales[i / Q8_BLOCK], in + i);
     if (whole == n) return;

@@ -388,24 +388,32 @@ static bool extend_sample(Generator* r, int b, int token, Error* error) {
     return text_write(r->out, bytes, size, error);
 }
 
-// Takes the samples that have ended out of the batch, and the hash of the logits that their last tokens came from.
-static bool retire_samples(Generator* r, Error* error) {
+// The logits that the latest tokens of the samples that have just ended were picked from, for their hash.
+static bool fetch_last_logits(Generator* r, Error* error) {
+    size_t V = (size_t)r->g->model.config.vocab_size;
+    for (int i = 0; !r->has_logits && i < r->num_running; i++) {
+        bool has_ended = r->g->samples[r->slots[i]].stop != STOP_NONE;
+        float* logits = r->logits + (size_t)i * V;
+        if (has_ended && !r->device.api->fetch_logits(r->device.handle, i, logits, error)) return false;
+    }
+    return true;
+}
+
+// Takes the samples that have ended out of the batch.
+static void retire_samples(Generator* r) {
     Generation* g = r->g;
     size_t V = (size_t)g->model.config.vocab_size;
     int running = 0;
     for (int i = 0; i < r->num_running; i++) {
         Sample* sample = &g->samples[r->slots[i]];
-        float* logits = r->logits + (size_t)i * V;
         if (sample->stop == STOP_NONE) {
             r->next[running] = sample->tokens[g->num_prompt + sample->num_generated - 1];
             r->slots[running++] = r->slots[i];
         } else {
-            if (!r->has_logits && !r->device.api->fetch_logits(r->device.handle, i, logits, error)) return false;
-            sample->logits_hash = hash_bytes(logits, V * sizeof *logits);
+            sample->logits_hash = hash_bytes(r->logits + (size_t)i * V, V * sizeof *r->logits);
         }
     }
     r->num_running = running;
-    return true;
 }
 
 // Runs the latest tokens, which stand at `position`, and picks those that follow.
@@ -419,18 +427,32 @@ static bool run_step(Generator* r, int position, Error* error) {
     return true;
 }
 
-// After an error of a GPU: may the CPU take over, and does it open? The samples' first `length` tokens are run anew.
+// Loads the model again with the weights as the GPU rounded them, so that its text goes on and not another one.
+static bool load_as_rounded(Generation* g, DType dtype, Error* error) {
+    int num_layers = g->model.config.num_layers; // --layers has been applied to it
+    checkpoint_free(&g->model);
+    if (!checkpoint_load(&g->model, g->paths.model, false, dtype, error)) return false;
+    g->model.config.num_layers = num_layers;
+    g->model.num_parameters = gpt2_num_parameters(&g->model.config);
+    return true;
+}
+
+// After an error of a GPU: may the CPU take over, and does it open? `length` tokens of the samples have been run, 0 before
+// the text has begun: they are run anew, which leaves their logits in r->logits (num_running, V).
 static bool continue_on_cpu(Generator* r, int length, Error* error) {
-    const Generation* g = r->g;
-    bool is_begun = length > g->num_prompt;
+    Generation* g = r->g;
+    bool is_begun = length > 0;
+    size_t V = (size_t)g->model.config.vocab_size;
     if (r->device.api == &gpt2_cpu || (g->options->device == DEVICE_GPU && !is_begun)) return false;
     fprintf(stderr, "%sgpt2: %s; the CPU goes on\n", is_begun ? "\n" : "", error->text);
     close_device(&r->device);
+    if (g->model.dtype != g->device_dtype && !load_as_rounded(g, g->device_dtype, error)) return false;
     if (!generator_take_device(r, true, error)) return false;
     for (int i = 0; i < r->num_running && is_begun; i++) {
         TokenRun run = {g->samples[r->slots[i]].tokens, &r->slots[i], 1, length, 0};
-        if (!r->device.api->forward(r->device.handle, &run, 0, NULL, error)) return false;
+        if (!r->device.api->forward(r->device.handle, &run, 1, r->logits + (size_t)i * V, error)) return false;
     }
+    r->has_logits = true;
     return true;
 }
 
@@ -454,7 +476,8 @@ static bool generate(Generator* r, Error* error) {
         double now = seconds_now();
         if (position > g->num_prompt) g->step_seconds[g->num_steps++] = now - before;
         before = now;
-        if (!retire_samples(r, error)) return false;
+        if (!fetch_last_logits(r, error) && !continue_on_cpu(r, position, error)) return false;
+        retire_samples(r);
         if (r->num_running == 0 || r->out->is_closed) break;
         if (!run_step(r, position, error) && !(continue_on_cpu(r, position, error) && run_step(r, position, error))) {
             return false;
@@ -553,21 +576,23 @@ static int exit_with(int status, const Error* error) {
     return status;
 }
 
-// From the options to a model and a tokenizer that fit together, and the prompt's text. *status is what a failure exits
-// with.
+// From the options to a model and a tokenizer that fit together, and the prompt's text. What needs no prompt does without
+// a tokenizer where there is none beside the model. *status is what a failure exits with.
 static bool prepare(Generation* g, int* status, Error* error) {
     const Options* options = g->options;
     *status = EXIT_FAILURE;
-    if (!checkpoint_find(&g->paths, options->model, options->tokenizer, error) || !load_model(g, error) ||
-        !load_tokenizer(g, error) || !check_vocabulary(g, error)) {
-        return false;
-    }
+    // nothing is run: a prompt only counts where one was given, and nobody is kept waiting for one
+    bool needs_no_prompt = (options->action == ACTION_INFO || options->action == ACTION_ESTIMATE) &&
+                           options->prompt == NULL && options->prompt_file == NULL;
+    bool found = checkpoint_find(&g->paths, options->model, options->tokenizer, error);
+    bool lacks_tokenizer = !found && g->paths.model[0] != '\0' && options->tokenizer == NULL;
+    if (!found && !(lacks_tokenizer && needs_no_prompt)) return false;
+    if (!load_model(g, error)) return false;
+    if (found && (!load_tokenizer(g, error) || !check_vocabulary(g, error))) return false;
     *status = EXIT_USAGE;
     if (!fit_options(g, error)) return false;
     *status = EXIT_FAILURE;
-    // nothing is run: a prompt only counts where one was given, and nobody is kept waiting for one
-    bool needs_none = options->action == ACTION_INFO || options->action == ACTION_ESTIMATE;
-    if (needs_none && options->prompt == NULL && options->prompt_file == NULL) return true;
+    if (needs_no_prompt) return true;
     size_t limit = options->action == ACTION_SCORE ? LONGEST_PROMPT : longest_prompt(g);
     return prompt_read(&g->prompt, options, limit, error);
 }
@@ -680,8 +705,8 @@ int main(int argc, char** argv) {
     Error error;
     hold_standard_descriptors();
     text_open(&out, STDOUT_FILENO);
-    if (!options_parse(&options, argc, argv, &error)) return exit_with(EXIT_USAGE, &error);
     handle_signals();
+    if (!options_parse(&options, argc, argv, &error)) return exit_with(EXIT_USAGE, &error);
     bool ok = true;
     switch (options.action) {
     case ACTION_GENERATE: return run_generate(&options, &out);

@@ -5,6 +5,7 @@
 // another thread wrote in the stage before.
 #include "gpt2_kernels.h"
 
+#include <math.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -91,8 +92,18 @@ int cpu_physical_cores(void) {
 typedef struct {
     _Alignas(64) atomic_int arrived;
     _Alignas(64) atomic_int rounds;
+    _Alignas(64) atomic_llong waited; // after spinning, by all threads together, nanoseconds
     int spins;
 } Barrier;
+
+// How many threads run. A thread that has lost its processor to another process keeps all others waiting, for
+// milliseconds each time; then fewer threads are faster. Results do not depend on their number.
+typedef struct {
+    int size;        // of num_threads
+    double seconds;  // that runs have taken since the size was last thought over
+    double reduced;  // since the last thread was let go
+    double patience; // until all try again
+} Team;
 
 static inline void cpu_relax(void) {
 #if defined(__x86_64__)
@@ -110,10 +121,35 @@ static void barrier_wait(Barrier* barrier, int num_threads) {
         atomic_store_explicit(&barrier->rounds, round + 1, memory_order_release);
         return;
     }
-    for (int spins = 0; atomic_load_explicit(&barrier->rounds, memory_order_acquire) == round; spins++) {
-        if (spins < barrier->spins) cpu_relax();
-        else sched_yield();
+    for (int spins = 0; spins < barrier->spins; spins++) {
+        if (atomic_load_explicit(&barrier->rounds, memory_order_acquire) != round) return;
+        cpu_relax();
     }
+    double start = seconds_now();
+    while (atomic_load_explicit(&barrier->rounds, memory_order_acquire) == round) sched_yield();
+    long long waited = (long long)(1e9 * (seconds_now() - start));
+    atomic_fetch_add_explicit(&barrier->waited, waited, memory_order_relaxed);
+}
+
+// After a run that took so many seconds. While one of n threads lags behind, the others wait for a share w of the time;
+// without it they would take (1 - w) n / (n - 1) of the time, less as soon as w > 1 / n, and then one is let go. From
+// time to time all try again, ever more rarely as long as it is in vain.
+static void team_adapt(Team* team, Barrier* barrier, int num_threads, double seconds) {
+    const double window = 0.025, least_patience = 0.25, most_patience = 4;
+    team->seconds += seconds;
+    team->reduced += seconds;
+    if (team->seconds < window) return;
+    double waited = 1e-9 * (double)atomic_exchange(&barrier->waited, 0); // w (n - 1) of the time
+    if (team->size > 1 && waited * team->size > (team->size - 1) * team->seconds) {
+        if (team->size == num_threads) team->patience = fmin(2 * team->patience, most_patience);
+        team->size--;
+        team->reduced = 0;
+    } else if (team->size == num_threads) {
+        team->patience = least_patience;
+    } else if (team->reduced >= team->patience) {
+        team->size = num_threads;
+    }
+    team->seconds = 0;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -140,6 +176,7 @@ struct Device {
     char* panel;   // (num_threads) panels of weights with up to 4C elements in a row, or NULL
     size_t packed_bytes, scores_floats, panel_bytes;
     Barrier barrier;
+    Team team;
     Profile* profile; // or NULL
     float* residuals; // (L + 1, max_batch, maxT, C) of the caller, or NULL
     char description[96];
@@ -208,6 +245,7 @@ static Device* cpu_open(const GPT2Model* model, const DeviceOptions* options, Er
 #else
     d->num_threads = 1;
 #endif
+    d->team = (Team){.size = d->num_threads};
     d->barrier.spins = d->num_threads <= cpu_processors() ? 2000 : 0;
     snprintf(d->description, sizeof d->description, "CPU, %d thread%s, %s", d->num_threads,
              d->num_threads == 1 ? "" : "s", kernels->name);
@@ -351,6 +389,25 @@ static const void* pack(const Stage* s, const float* inp, size_t R, size_t C, No
     return out;
 }
 
+// This thread's share of a tall product. Columns in units, and for each of them the groups of rows, are dealt out in
+// one row, so that many threads find work in few columns too.
+static void matmul_tall(const Stage* s, float* out, const char* packed, const Tensor* weight, const float* bias,
+                        size_t R, size_t C, size_t OC, Epilogue epilogue) {
+    const Device* d = s->d;
+    const size_t unit = TALL_PRODUCT_COLUMNS, group = d->kernels->group_rows, groups = (R + group - 1) / group;
+    size_t bytes = d->kernels->packed_row_bytes(d->model->dtype, C), at, end;
+    float* panel = (float*)(void*)(d->panel + (size_t)s->thread * d->panel_bytes);
+    share(s, (OC + unit - 1) / unit * groups, 1, &at, &end);
+    while (at < end) {
+        size_t column = at / groups * unit, row = at % groups * group;
+        size_t n = groups - at % groups < end - at ? groups - at % groups : end - at;
+        size_t rows = R - row < n * group ? R - row : n * group, last = OC - column < unit ? OC : column + unit;
+        d->kernels->matmul_tall(out + row * OC, packed + row * bytes, weight, bias, rows, C, OC, column, last, epilogue,
+                                panel);
+        at += n;
+    }
+}
+
 // out (R, OC) = epilogue(norm(inp) (R, C) · weightᵀ + bias): this thread's columns, then the barrier.
 static void linear(const Stage* s, float* out, const float* inp, Norm norm, const Tensor* weight, const float* bias,
                    size_t R, size_t C, size_t OC, Epilogue epilogue) {
@@ -358,37 +415,63 @@ static void linear(const Stage* s, float* out, const float* inp, Norm norm, cons
     bool is_tall = R >= TALL_PRODUCT && d->panel_bytes > 0;
     const void* packed = pack(s, inp, R, C, norm, is_tall);
     size_t begin, end;
-    share(s, OC, is_tall ? TALL_PRODUCT_COLUMNS : 16, &begin, &end); // 16 floats: no two threads write to a cache line
     if (is_tall) {
-        float* panel = (float*)(void*)(d->panel + (size_t)s->thread * d->panel_bytes);
-        d->kernels->matmul_tall(out, packed, weight, bias, R, C, OC, begin, end, epilogue, panel);
+        matmul_tall(s, out, packed, weight, bias, R, C, OC, epilogue);
     } else {
+        share(s, OC, 16, &begin, &end); // 16 floats: threads do not write to the same cache line
         d->kernels->matmul(out, packed, weight, bias, R, C, OC, begin, end, epilogue);
     }
     stage_barrier(s);
 }
 
-// Keys and values of the new tokens go to the caches, then every head looks back over its cache. A thread owns heads
-// of sequences, and so needs no one else's keys.
-static void attend(const Stage* s, int layer) {
-    Device* d = s->d;
+// Attention works on one head of one sequence at a time: number i of B * NH.
+typedef struct {
+    HeadCache cache;
+    const float* qkv; // q of (b, 0), the head's first channel; k and v follow C and 2C later, rows 3C apart
+    float* att;       // of (b, 0), rows C apart
+} HeadView;
+
+static HeadView head_view(const Stage* s, int layer, size_t i) {
+    const Device* d = s->d;
     size_t C = (size_t)d->model->config.channels, NH = (size_t)d->model->config.num_heads, hs = C / NH;
-    float* scores = d->scores + (size_t)s->thread * d->scores_floats;
-    size_t T = (size_t)s->T, position = (size_t)s->position, begin, end;
-    share(s, (size_t)s->B * NH, 1, &begin, &end);
-    for (size_t i = begin; i < end; i++) {
-        size_t b = i / NH, h = i % NH;
-        HeadCache cache = head_cache(d, s->slots[b], layer, (int)h);
-        const float* qkv = d->qkv + b * T * 3 * C + h * hs; // q of (b, 0); k and v follow C and 2C later
-        float* att = d->att + b * T * C + h * hs;
+    size_t b = i / NH, h = i % NH, T = (size_t)s->T;
+    return (HeadView){.cache = head_cache(d, s->slots[b], layer, (int)h),
+                      .qkv = d->qkv + b * T * 3 * C + h * hs,
+                      .att = d->att + b * T * C + h * hs};
+}
+
+// Head i looks back over its cache for tile number `tile` of the new tokens, ATTENTION_MAX_QUERIES at most.
+static void attend_tile(const Stage* s, int layer, size_t i, size_t tile) {
+    const Device* d = s->d;
+    size_t C = (size_t)d->model->config.channels, hs = C / (size_t)d->model->config.num_heads;
+    size_t t = tile * ATTENTION_MAX_QUERIES, Q = (size_t)s->T - t;
+    HeadView head = head_view(s, layer, i);
+    d->kernels->attention(head.att + t * C, C, head.qkv + t * 3 * C, 3 * C, &head.cache, hs, (size_t)s->position + t,
+                          Q < ATTENTION_MAX_QUERIES ? Q : ATTENTION_MAX_QUERIES,
+                          d->scores + (size_t)s->thread * d->scores_floats);
+}
+
+// Keys and values of the new tokens go to the caches, then every head looks back over its cache. Heads are dealt out
+// to the threads; the last ones, when they are not enough for all, tile by tile. With one tile a thread attends to the
+// heads whose keys it has stored itself.
+static void attend(const Stage* s, int layer) {
+    const Device* d = s->d;
+    size_t C = (size_t)d->model->config.channels, NH = (size_t)d->model->config.num_heads, hs = C / NH;
+    size_t T = (size_t)s->T, heads = (size_t)s->B * NH, thread = (size_t)s->thread, threads = (size_t)s->num_threads;
+    size_t tiles = (T + ATTENTION_MAX_QUERIES - 1) / ATTENTION_MAX_QUERIES, whole = heads / threads * threads;
+    for (size_t i = thread; i < heads; i += threads) {
+        HeadView head = head_view(s, layer, i);
         for (size_t t = 0; t < T; t++) {
-            const float* row = qkv + t * 3 * C;
-            d->kernels->cache_store(&cache, row + C, row + 2 * C, hs, position + t);
+            const float* row = head.qkv + t * 3 * C;
+            d->kernels->cache_store(&head.cache, row + C, row + 2 * C, hs, (size_t)s->position + t);
         }
-        for (size_t t = 0; t < T; t += ATTENTION_MAX_QUERIES) {
-            size_t Q = T - t < ATTENTION_MAX_QUERIES ? T - t : ATTENTION_MAX_QUERIES;
-            d->kernels->attention(att + t * C, C, qkv + t * 3 * C, 3 * C, &cache, hs, position + t, Q, scores);
-        }
+    }
+    if (tiles > 1) stage_barrier(s);
+    for (size_t i = thread; i < whole; i += threads) {
+        for (size_t tile = 0; tile < tiles; tile++) attend_tile(s, layer, i, tile);
+    }
+    for (size_t i = thread, rest = heads - whole; i < rest * tiles; i += threads) {
+        attend_tile(s, layer, whole + i % rest, i / rest);
     }
     stage_barrier(s);
 }
@@ -475,8 +558,9 @@ static bool cpu_forward(Device* d, const TokenRun* run, int num_logits, float* l
                        .position = run->position + t,
                        .thread = 0,
                        .num_threads = 1};
+        double start = seconds_now();
 #ifdef _OPENMP
-#pragma omp parallel num_threads(d->num_threads) firstprivate(stage)
+#pragma omp parallel num_threads(d->team.size) firstprivate(stage)
         {
             stage.thread = omp_get_thread_num();
             stage.num_threads = omp_get_num_threads(); // may be fewer than asked for
@@ -485,6 +569,8 @@ static bool cpu_forward(Device* d, const TokenRun* run, int num_logits, float* l
 #else
         chunk_forward(&stage, out, (size_t)num_logits * V, wanted);
 #endif
+        // a profile shows the threads that were asked for
+        if (d->profile == NULL) team_adapt(&d->team, &d->barrier, d->num_threads, seconds_now() - start);
     }
     return true;
 }

@@ -35,7 +35,16 @@ enum {
     ROW_ALIGN = 32,                  // elements that rows of matrices and activations are padded to; Q8_BLOCK as well
     HEAD_ALIGN = 8,                  // elements that heads are padded to
     DECODE_TOKENS = 8,               // runs of at most so many tokens per sequence take the decode kernels
-    DECODE_ROWS = 8,                 // rows that decode_matmul handles together
+    DECODE_ROWS = 8,                 // rows that these handle together at most
+    DECODE_THREADS = 512,            // of their blocks
+    READERS = 4,                     // groups of them that read activations, keys and values
+    WORKERS = DECODE_THREADS / GROUP - READERS, // groups that multiply
+    COLUMNS = 2,                     // of a product that a worker makes together
+    PARTIAL_PAIRS = 16,              // times COLUMNS columns whose slices a block adds up together
+    RANGE = READERS * GROUP,         // keys whose part in attention is computed by itself
+    PERSISTENT_ROWS = 2,             // rows that the persistent kernel takes at most
+    DECODE_SHARED = 40000,           // bytes of shared memory that one stage may ask for
+    PERSISTENT_SHARED = 59000,       // and the persistent kernel; either has some more of its own
     PREFILL_ROWS = 512,              // rows of one chunk of a longer run
     TILE = 64,                       // rows and columns of a tile of prefill_matmul
     TILE_K = 32,                     // its depth, one Q8 block
@@ -145,11 +154,14 @@ struct Matrix {
     const uint16_t* scales; // Q8: (rows, stride / Q8_BLOCK), binary16
 };
 
+// The KV cache's format beside matrices of this one: f16, but f32 beside f32, where its rounding would show.
+__host__ __device__ static constexpr int cache_format(int dtype) { return dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_F16; }
+
 // How 16 bytes of a format become floats. A Q8 pack lies within one block; its scale is applied to sums.
 template <int DTYPE> struct Format;
 
 template <> struct Format<DTYPE_F32> {
-    enum { PACK = 4 };
+    enum { PACK = 4, CACHE = cache_format(DTYPE_F32) };
     __device__ static __forceinline__ void unpack(float* w, uint4 raw) {
         w[0] = float_of_bits(raw.x), w[1] = float_of_bits(raw.y);
         w[2] = float_of_bits(raw.z), w[3] = float_of_bits(raw.w);
@@ -157,7 +169,7 @@ template <> struct Format<DTYPE_F32> {
 };
 
 template <> struct Format<DTYPE_BF16> {
-    enum { PACK = 8 };
+    enum { PACK = 8, CACHE = cache_format(DTYPE_BF16) };
     __device__ static __forceinline__ void unpack(float* w, uint4 raw) {
         const unsigned pairs[4] = {raw.x, raw.y, raw.z, raw.w};
         for (int i = 0; i < 4; i++) {
@@ -168,7 +180,7 @@ template <> struct Format<DTYPE_BF16> {
 };
 
 template <> struct Format<DTYPE_F16> {
-    enum { PACK = 8 };
+    enum { PACK = 8, CACHE = cache_format(DTYPE_F16) };
     __device__ static __forceinline__ void unpack(float* w, uint4 raw) {
         const unsigned pairs[4] = {raw.x, raw.y, raw.z, raw.w};
         for (int i = 0; i < 4; i++) {
@@ -179,7 +191,7 @@ template <> struct Format<DTYPE_F16> {
 };
 
 template <> struct Format<DTYPE_Q8> {
-    enum { PACK = 16 };
+    enum { PACK = 16, CACHE = cache_format(DTYPE_Q8) };
     __device__ static __forceinline__ void unpack(float* w, uint4 raw) {
         const unsigned quads[4] = {raw.x, raw.y, raw.z, raw.w};
         for (int i = 0; i < 16; i++) w[i] = (float)((int)(quads[i / 4] << (24 - i % 4 * 8)) >> 24);
@@ -224,6 +236,117 @@ __device__ static __forceinline__ float gelu(float x) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Words between blocks
+//
+// In the persistent kernel a block reads what other blocks of the same launch write. Every number travels by itself: its
+// place is EMPTY until it is written, once, and whoever needs it looks until it is there. So no barrier of the grid is
+// needed, no fence and no counter: what is read is the message itself, and relaxed atomic accesses, which pass by the
+// caches that a compute unit keeps for itself, are enough.
+
+static const unsigned EMPTY = 0xffffffff; // a NaN that is never written
+
+__device__ static __forceinline__ unsigned long long agent_load(const float* pair) {
+#if defined(__AMDGCN__)
+    return __hip_atomic_load((const unsigned long long*)pair, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+#elif defined(__CUDA_ARCH__)
+    unsigned long long bits;
+    asm volatile("ld.relaxed.gpu.u64 %0, [%1];" : "=l"(bits) : "l"(pair));
+    return bits;
+#else
+    return __atomic_load_n((const unsigned long long*)pair, __ATOMIC_RELAXED);
+#endif
+}
+
+__device__ static __forceinline__ void agent_store(float* word, unsigned bits) {
+#if defined(__AMDGCN__)
+    __hip_atomic_store((unsigned*)word, bits, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+#elif defined(__CUDA_ARCH__)
+    asm volatile("st.relaxed.gpu.u32 [%0], %1;" ::"l"(word), "r"(bits));
+#else
+    __atomic_store_n((unsigned*)word, bits, __ATOMIC_RELAXED);
+#endif
+}
+
+// Adds one and returns what was there. What was written before is seen by whoever comes later.
+__device__ static __forceinline__ int agent_arrive(int* counter) {
+#if defined(__AMDGCN__)
+    return __hip_atomic_fetch_add(counter, 1, __ATOMIC_ACQ_REL, __HIP_MEMORY_SCOPE_AGENT);
+#elif defined(__CUDA_ARCH__)
+    int before;
+    asm volatile("atom.acq_rel.gpu.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+    return before;
+#else
+    return __atomic_fetch_add(counter, 1, __ATOMIC_ACQ_REL);
+#endif
+}
+
+// Between two looks. The harness lets the other threads run meanwhile.
+__device__ static __forceinline__ void look_again() {
+#if defined(__AMDGCN__)
+    __builtin_amdgcn_s_sleep(1);
+#elif !defined(__CUDA_ARCH__)
+    __nanosleep(1);
+#endif
+}
+
+// All threads of the block wait for each other, and see what was written to shared memory. Unlike __syncthreads on an
+// AMD card it does not wait for loads from global memory that are under way.
+__device__ static __forceinline__ void block_barrier() {
+#if defined(__AMDGCN__) && !defined(__GFX12__)
+    asm volatile("s_waitcnt lgkmcnt(0)\n\ts_barrier" ::: "memory");
+#else
+    __syncthreads();
+#endif
+}
+
+// Writes a number where others may be looking for it (WAITS), or will read it in a later launch.
+template <bool WAITS> __device__ static __forceinline__ void leave(float* place, float value) {
+    unsigned bits = bits_of_float(value);
+    if (WAITS) agent_store(place, bits == EMPTY ? 0x7fc00000 : bits);
+    else *place = value;
+}
+
+// Up to two neighbouring numbers: how many of them there are to read.
+struct Place {
+    const float* at;
+    int count; // 0 or less: none
+};
+
+// Number `at` of a row of `n`, and the one behind it.
+__device__ static __forceinline__ Place place_in(const float* row, int at, int n) {
+    Place place = {row + at, n - at};
+    return place;
+}
+
+// N pairs, number i from where(i); 0 for what is not there to read. All loads are under way together. WAITS: again and
+// again, until every number has been written.
+template <bool WAITS, int N, class Where>
+__device__ static __forceinline__ void take(float2 (&pairs)[N], Where where) {
+    bool is_missing;
+    do {
+        is_missing = false;
+        unsigned long long bits[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            Place place = where(i);
+            if (WAITS) bits[i] = place.count > 0 ? agent_load(place.at) : 0;
+            else pairs[i] = place.count > 0 ? *(const float2*)place.at : make_float2(0, 0);
+        }
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            bool has_second = where(i).count > 1;
+            if (WAITS) {
+                unsigned low = (unsigned)bits[i], high = (unsigned)(bits[i] >> 32);
+                is_missing |= low == EMPTY || (high == EMPTY && has_second);
+                pairs[i] = make_float2(float_of_bits(low), float_of_bits(high));
+            }
+            if (!has_second) pairs[i].y = 0;
+        }
+        if (is_missing) look_again();
+    } while (is_missing);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Where a matrix product's results go
 
 // What is done to sum + bias.
@@ -233,9 +356,6 @@ enum OutputKind {
     OUTPUT_ADD,   // out += value: the residual connection
     OUTPUT_QKV    // q goes to out, k and v to this layer's cache
 };
-
-// The KV cache's format beside matrices of this one: f16, but f32 beside f32, where its rounding would show.
-__host__ __device__ static constexpr int cache_format(int dtype) { return dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_F16; }
 
 // Sizes that the kernels around attention share. A head is padded with zeros to `head_stride` elements, a multiple of
 // HEAD_ALIGN, so that it is made of whole packs in every format.
@@ -251,7 +371,8 @@ struct Output {
     Activation hidden; // OUTPUT_GELU: (rows, stride), in place of out
     void* keys;       // OUTPUT_QKV: this layer's caches (max_batch, NH, maxT, head_stride)
     void* values;
-    const int* step;  // OUTPUT_QKV: [position, slots (max_batch), tokens]
+    const int* step;  // OUTPUT_QKV: [position, slots (max_batch)]
+    int rows;         // OUTPUT_QKV, WAITS: k and v go to out as well, behind q, (rows, NH, head_stride) each
     Heads heads;      // OUTPUT_QKV
 };
 
@@ -321,25 +442,34 @@ extern "C" __global__ void __launch_bounds__(THREADS) probe(int* answer) {
     if (threadIdx.x == 0) answer[0] = warpSize, answer[1] = NativeShape::IS_THERE ? NativeShape::LANES : 0;
 }
 
-// x (rows, stride) = wte[token] + wpe[position]: what a token means plus where it stands. One block per row.
+// Two neighbouring elements of a row of a matrix, times its scale.
+template <int DTYPE>
+__device__ static __forceinline__ float2 matrix_pair(Matrix matrix, size_t row, int e, int stride) {
+    size_t at = row * (size_t)stride + (size_t)e;
+    if (DTYPE == DTYPE_F32) return *(const float2*)((const float*)matrix.data + at);
+    if (DTYPE == DTYPE_Q8) {
+        float scale = half_to_float(matrix.scales[at / Q8_BLOCK]);
+        const signed char* q = (const signed char*)matrix.data + at;
+        return make_float2((float)q[0] * scale, (float)q[1] * scale);
+    }
+    unsigned raw = *(const unsigned*)((const uint16_t*)matrix.data + at);
+    if (DTYPE == DTYPE_F16) return make_float2(half_to_float(raw & 0xffff), half_to_float(raw >> 16));
+    return make_float2(float_of_bits(raw << 16), float_of_bits(raw & 0xffff0000));
+}
+
+// Two channels of wte[token] + wpe[position]: what a token means plus where it stands.
+template <int DTYPE>
+__device__ static __forceinline__ float2 embedded_pair(Matrix wte, Matrix wpe, int token, int position, int e, int stride) {
+    float2 a = matrix_pair<DTYPE>(wte, (size_t)token, e, stride), b = matrix_pair<DTYPE>(wpe, (size_t)position, e, stride);
+    return make_float2(a.x + b.x, a.y + b.y);
+}
+// x (rows, stride) = wte[token] + wpe[position]. One block per row.
 template <int DTYPE>
 __global__ void __launch_bounds__(THREADS) embed(float* x, Matrix wte, Matrix wpe, const int* step, const int* tokens,
                                                  int T, int stride) {
-    enum { PACK = Format<DTYPE>::PACK };
-    int packs = stride / PACK, row = (int)blockIdx.x;
-    size_t token = (size_t)tokens[row], position = (size_t)(step[0] + row % T);
-    const uint4* token_row = (const uint4*)wte.data + token * (size_t)packs;
-    const uint4* position_row = (const uint4*)wpe.data + position * (size_t)packs;
-    for (int p = (int)threadIdx.x; p < packs; p += THREADS) {
-        float a[PACK], b[PACK];
-        Format<DTYPE>::unpack(a, token_row[p]);
-        Format<DTYPE>::unpack(b, position_row[p]);
-        float a_scale = pack_scale<DTYPE>(wte, token, p, stride), b_scale = pack_scale<DTYPE>(wpe, position, p, stride);
-        float4* out = (float4*)(x + (size_t)row * (size_t)stride) + p * (PACK / 4);
-        for (int i = 0; i < PACK; i += 4) {
-            out[i / 4] = make_float4(a[i] * a_scale + b[i] * b_scale, a[i + 1] * a_scale + b[i + 1] * b_scale,
-                                     a[i + 2] * a_scale + b[i + 2] * b_scale, a[i + 3] * a_scale + b[i + 3] * b_scale);
-        }
+    int row = (int)blockIdx.x, position = step[0] + row % T;
+    for (int e = 2 * (int)threadIdx.x; e < stride; e += 2 * THREADS) {
+        *(float2*)(x + (size_t)row * (size_t)stride + e) = embedded_pair<DTYPE>(wte, wpe, tokens[row], position, e, stride);
     }
 }
 
@@ -359,56 +489,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) layernorm(Activation out, 
     float scale = 1.0f / sqrtf(block_sum(squares, partial) / (float)C + 1e-5f);
     for (int c = (int)threadIdx.x; c < C; c += THREADS) {
         activation_put(out, (size_t)row * (size_t)stride + (size_t)c, (x[c] - mean) * scale * weight[c] + bias[c]);
-    }
-}
-
-// output (rows, OC) = in (rows, stride) · weight (OC, stride)ᵀ + bias (OC, or NULL), for few rows: what matters is that
-// each weight is read once, in 16-byte loads with several of them under way. Each group of lanes makes one column of up
-// to ROWS rows; its lanes take the packs of the weight's row in turn and add up at the end. Past the row's end the last
-// pack is loaded once more and masked to 0: a branch there would let the compiler wait for one load after the other.
-template <int DTYPE, int ROWS>
-__global__ void __launch_bounds__(THREADS) decode_matmul(Output output, const float* in, Matrix weight,
-                                                         const float* bias, int rows, int stride, int OC) {
-    enum { PACK = Format<DTYPE>::PACK, LOADS = PACK * ROWS > 32 ? 1 : PACK * ROWS > 16 ? 2 : 4 }; // by the registers
-    int lane = (int)threadIdx.x % GROUP, column = (int)blockIdx.x * GROUPS + (int)threadIdx.x / GROUP;
-    int first_row = (int)blockIdx.y * ROWS, packs = stride / PACK;
-    size_t weight_row = (size_t)min(column, OC - 1); // groups past the last column repeat it and put nothing away
-    const uint4* w = (const uint4*)weight.data + weight_row * (size_t)packs;
-    float sum[ROWS];
-    for (int r = 0; r < ROWS; r++) sum[r] = 0;
-
-    for (int start = lane; start < packs; start += GROUP * LOADS) {
-        uint4 raw[LOADS];
-#pragma unroll
-        for (int i = 0; i < LOADS; i++) raw[i] = w[min(start + i * GROUP, packs - 1)];
-#pragma unroll
-        for (int i = 0; i < LOADS; i++) {
-            int p = min(start + i * GROUP, packs - 1);
-            unsigned keep = start + i * GROUP < packs ? 0xffffffff : 0;
-            float values[PACK], scale = pack_scale<DTYPE>(weight, weight_row, p, stride);
-            Format<DTYPE>::unpack(values, make_uint4(raw[i].x & keep, raw[i].y & keep, raw[i].z & keep, raw[i].w & keep));
-#pragma unroll
-            for (int r = 0; r < ROWS; r++) {
-                const float4* x = (const float4*)(in + (size_t)min(first_row + r, rows - 1) * (size_t)stride) + p * (PACK / 4);
-                float part = DTYPE == DTYPE_Q8 ? 0 : sum[r];
-#pragma unroll
-                for (int k = 0; k < PACK; k += 4) {
-                    float4 v = x[k / 4];
-                    part = fmaf(values[k], v.x, part);
-                    part = fmaf(values[k + 1], v.y, part);
-                    part = fmaf(values[k + 2], v.z, part);
-                    part = fmaf(values[k + 3], v.w, part);
-                }
-                sum[r] = DTYPE == DTYPE_Q8 ? fmaf(scale, part, sum[r]) : part;
-            }
-        }
-    }
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        float total = group_sum(sum[r]);
-        if (lane == r && column < OC && first_row + r < rows) {
-            put<cache_format(DTYPE)>(output, first_row + r, column, bias == NULL ? total : total + bias[column]);
-        }
     }
 }
 
@@ -463,7 +543,7 @@ template <int DTYPE> struct TilePacks {
     }
 };
 
-// The same product for many rows, in tiles of TILE x TILE outputs. TILE_K columns of both factors at a time lie in
+// output (rows, OC) = in (rows, stride) · weight (OC, stride)ᵀ + bias (OC, or NULL) for many rows, in tiles of TILE x TILE outputs. TILE_K columns of both factors at a time lie in
 // shared memory, while the next ones are on their way to registers; each thread sums 4 x 4 outputs, in the order of the
 // columns.
 template <int DTYPE>
@@ -795,67 +875,6 @@ __device__ static __forceinline__ float softmax_scores(OnlineSoftmax* s, float s
     return weight;
 }
 
-// Element `at` of a cache.
-template <int CACHE> __device__ static __forceinline__ float cache_element(const void* cache, size_t at) {
-    return CACHE == DTYPE_F32 ? ((const float*)cache)[at] : half_to_float(((const uint16_t*)cache)[at]);
-}
-
-// out (rows, stride): causal attention of few queries, softmax(q · kᵀ / sqrt(hs)) · v over the keys up to the query's
-// own position. One block per row, head and slice of HEAD_SLICE channels. The groups of lanes take the tiles of KEYS
-// keys in turn, one key per lane for the scores and one channel per lane for the values, and put their softmaxes
-// together at the end.
-template <int CACHE>
-__global__ void __launch_bounds__(THREADS) decode_attention(float* out, const float* q, const void* keys,
-                                                            const void* values, const int* step, Heads heads,
-                                                            int stride, float score_scale) {
-    enum { PACK = Format<CACHE>::PACK };
-    __shared__ float largest[GROUPS], total[GROUPS], sums[GROUPS][HEAD_SLICE];
-    int lane = (int)threadIdx.x % GROUP, group = (int)threadIdx.x / GROUP;
-    int row = (int)blockIdx.x, head = (int)blockIdx.y, slice = (int)blockIdx.z * HEAD_SLICE;
-    int num_keys = step[0] + row % heads.T + 1;
-    size_t cache = cache_offset(heads, step[1 + row / heads.T], head);
-    int packs = heads.head_stride / PACK;
-    const float* query = q + ((size_t)row * (size_t)heads.NH + (size_t)head) * (size_t)heads.head_stride;
-    OnlineSoftmax softmax = softmax_begin();
-
-    for (int tile = group * KEYS; tile < num_keys; tile += GROUPS * KEYS) {
-        const uint4* key = (const uint4*)keys + cache / PACK + (size_t)min(tile + lane, num_keys - 1) * (size_t)packs;
-        float score = 0;
-        for (int i = 0; i < packs; i++) {
-            float k[PACK];
-            Format<CACHE>::unpack(k, key[i]);
-#pragma unroll
-            for (int j = 0; j < PACK; j++) score = fmaf(query[i * PACK + j], k[j], score);
-        }
-        float weight = softmax_scores(&softmax, tile + lane < num_keys ? score * score_scale : -INFINITY);
-        size_t value = cache + (size_t)tile * (size_t)heads.head_stride + (size_t)(slice + lane);
-        int tile_keys = min((int)KEYS, num_keys - tile);
-        for (int k = 0; k < tile_keys; k++) {
-            float key_weight = __shfl(weight, k, GROUP);
-#pragma unroll
-            for (int i = 0; i < SUMS; i++) {
-                if (slice + i * GROUP + lane >= heads.head_stride) break;
-                size_t at = value + (size_t)(k * heads.head_stride + i * GROUP);
-                softmax.sum[i] = fmaf(key_weight, cache_element<CACHE>(values, at), softmax.sum[i]);
-            }
-        }
-    }
-    if (lane == 0) largest[group] = softmax.largest, total[group] = softmax.total;
-    for (int i = 0; i < SUMS; i++) sums[group][i * GROUP + lane] = softmax.sum[i];
-    __syncthreads();
-
-    int channel = (int)threadIdx.x;
-    if (channel >= HEAD_SLICE || slice + channel >= heads.hs) return;
-    float whole_largest = largest[0], whole_total = 0, whole_sum = 0; // group 0 always has a key
-    for (int g = 1; g < GROUPS; g++) whole_largest = fmaxf(whole_largest, largest[g]);
-    for (int g = 0; g < GROUPS; g++) {
-        float shrink = expf(largest[g] - whole_largest);
-        whole_total = fmaf(total[g], shrink, whole_total);
-        whole_sum = fmaf(sums[g][channel], shrink, whole_sum);
-    }
-    out[(size_t)row * (size_t)stride + (size_t)(head * heads.hs + slice + channel)] = whole_sum / whole_total;
-}
-
 // The pack of a cache that begins at element `at`, widened to where 16-byte stores are possible.
 template <int CACHE> __device__ static __forceinline__ void widen_pack(float* out, const void* cache, size_t at) {
     enum { PACK = Format<CACHE>::PACK };
@@ -867,7 +886,8 @@ template <int CACHE> __device__ static __forceinline__ void widen_pack(float* ou
     }
 }
 
-// The same attention for many queries: one block per QUERIES queries of a sequence, head and slice of channels. The
+// out (rows, stride): causal attention, softmax(q · kᵀ / sqrt(hs)) · v over the keys up to the query's own position, for
+// many queries. One block per QUERIES queries of a sequence, head and slice of channels. The
 // block walks over the keys in tiles of KEYS that it holds in shared memory for all its queries; scores exist only for
 // one tile, in registers. Tiles lie at multiples of KEYS from position 0, and a tile beyond a query's own position
 // changes nothing, so where a chunk or a block begins does not show.
@@ -1189,7 +1209,7 @@ __device__ static __forceinline__ unsigned long long rank_of(float logit, int id
 
 // What all threads of a block share while one sequence picks.
 struct PickState {
-    unsigned long long bins[THREADS];
+    unsigned long long bins[DECODE_THREADS]; // one per thread, or per value of 8 bits
     unsigned long long rank; // found so far by likeliest_until, bit by bit from the top
     Mass above;              // mass of the ranks above all those that begin like it
 };
@@ -1197,7 +1217,7 @@ struct PickState {
 // The largest rank such that the tokens of that rank and above, among those of at least `floor`, reach `target` (at
 // least 1, at most what there is). The mass of a token is 1 when it is only counted. A radix search: the masses are
 // summed by the rank's next 8 bits, and the search goes on in the bin where the target is reached.
-__device__ static unsigned long long likeliest_until(PickState* state, const float* logits, int V,
+__device__ static __forceinline__ unsigned long long likeliest_until(PickState* state, const float* logits, int V,
                                                      unsigned long long floor, Mass target, bool is_counted,
                                                      float largest) {
     __syncthreads();
@@ -1206,14 +1226,14 @@ __device__ static unsigned long long likeliest_until(PickState* state, const flo
         state->bins[threadIdx.x] = 0;
         __syncthreads();
         unsigned long long known = shift == 56 ? 0 : ~0ull << (shift + 8), rank = state->rank;
-        for (int id = (int)threadIdx.x; id < V; id += THREADS) {
+        for (int id = (int)threadIdx.x; id < V; id += DECODE_THREADS) {
             unsigned long long r = rank_of(logits[id], id);
             if (r == 0 || r < floor || (r & known) != rank) continue;
             atomicAdd(&state->bins[r >> shift & 255], is_counted ? (Mass)1 : mass_of(logits[id], largest, 1));
         }
         __syncthreads();
         if (threadIdx.x == 0) {
-            int bin = THREADS - 1;
+            int bin = 255;
             while (bin > 0 && state->above + state->bins[bin] < target) state->above += state->bins[bin--];
             state->rank |= (unsigned long long)bin << shift;
         }
@@ -1223,34 +1243,34 @@ __device__ static unsigned long long likeliest_until(PickState* state, const flo
 }
 
 // The sum over the block of what each thread brings, in every thread.
-__device__ static Mass block_mass(PickState* state, Mass mass) {
+__device__ static __forceinline__ Mass block_mass(PickState* state, Mass mass) {
     __syncthreads();
     state->bins[threadIdx.x] = mass;
     __syncthreads();
     Mass sum = 0;
-    for (int i = 0; i < THREADS; i++) sum += state->bins[i];
+    for (int i = 0; i < DECODE_THREADS; i++) sum += state->bins[i];
     return sum;
 }
 
 // The rank of the likeliest token, 0 when none is possible.
-__device__ static unsigned long long likeliest(PickState* state, const float* logits, int V) {
+__device__ static __forceinline__ unsigned long long likeliest(PickState* state, const float* logits, int V) {
     unsigned long long best = 0;
-    for (int id = (int)threadIdx.x; id < V; id += THREADS) {
+    for (int id = (int)threadIdx.x; id < V; id += DECODE_THREADS) {
         unsigned long long rank = rank_of(logits[id], id);
         best = rank > best ? rank : best;
     }
     __syncthreads();
     state->bins[threadIdx.x] = best;
     __syncthreads();
-    for (int i = 0; i < THREADS; i++) best = state->bins[i] > best ? state->bins[i] : best;
+    for (int i = 0; i < DECODE_THREADS; i++) best = state->bins[i] > best ? state->bins[i] : best;
     return best;
 }
 
 // The token in whose share of the mass, in the order of ids, the drawn number falls: the threads sum one stretch of ids
 // each, and the thread whose stretch holds the point walks through it.
-__device__ static void draw(PickState* state, int* next, const float* logits, int V, unsigned long long floor,
+__device__ static __forceinline__ void draw(PickState* state, int* next, const float* logits, int V, unsigned long long floor,
                             float least, float largest, const Pick* pick) {
-    int stretch = (V + THREADS - 1) / THREADS, begin = min((int)threadIdx.x * stretch, V), end = min(begin + stretch, V);
+    int stretch = (V + DECODE_THREADS - 1) / DECODE_THREADS, begin = min((int)threadIdx.x * stretch, V), end = min(begin + stretch, V);
     Mass mine = 0, before = 0;
     for (int id = begin; id < end; id++) {
         if (rank_of(logits[id], id) < floor || !(logits[id] >= least)) continue;
@@ -1272,7 +1292,7 @@ __device__ static void draw(PickState* state, int* next, const float* logits, in
 
 // The token that logits (V) lead to: argmax without randomness, else top-k, top-p, min-p, temperature and draw, in the
 // order and meaning of sampler.h. *next is written by one thread.
-__device__ static void pick_from(PickState* state, int* next, const float* logits, int V, const Pick* pick) {
+__device__ static __forceinline__ void pick_from(PickState* state, int* next, const float* logits, int V, const Pick* pick) {
     unsigned long long best = likeliest(state, logits, V), floor = 1;
     int best_id = (int)(0xffffffffu - (unsigned)best);
     if (best == 0 || !(pick->options.temperature > 0)) {
@@ -1282,7 +1302,7 @@ __device__ static void pick_from(PickState* state, int* next, const float* logit
     float largest = fminf(logits[best_id], FLT_MAX);
     if (pick->options.top_k > 0 && pick->options.top_k < V) {
         Mass possible = 0;
-        for (int id = (int)threadIdx.x; id < V; id += THREADS) possible += rank_of(logits[id], id) != 0;
+        for (int id = (int)threadIdx.x; id < V; id += DECODE_THREADS) possible += rank_of(logits[id], id) != 0;
         possible = block_mass(state, possible);
         if ((Mass)pick->options.top_k < possible) {
             floor = likeliest_until(state, logits, V, floor, (Mass)pick->options.top_k, true, largest);
@@ -1290,7 +1310,7 @@ __device__ static void pick_from(PickState* state, int* next, const float* logit
     }
     if (pick->options.top_p < 1) {
         Mass mass = 0;
-        for (int id = (int)threadIdx.x; id < V; id += THREADS) {
+        for (int id = (int)threadIdx.x; id < V; id += DECODE_THREADS) {
             if (rank_of(logits[id], id) >= floor) mass += mass_of(logits[id], largest, 1);
         }
         mass = block_mass(state, mass);
@@ -1302,13 +1322,9 @@ __device__ static void pick_from(PickState* state, int* next, const float* logit
     draw(state, next, logits, V, floor, least, largest, pick);
 }
 
-// next (B): the token that each sequence picks from logits (B, V), one block each; -1 when no logit is finite. The
-// repetition penalty and the forbidden token change logits for the time of the choice only.
-extern "C" __global__ void __launch_bounds__(THREADS) pick_token(int* next, float* all_logits, const Pick* picks,
-                                                                 int V) {
-    __shared__ PickState state;
-    const Pick* pick = picks + blockIdx.x;
-    float* logits = all_logits + (size_t)blockIdx.x * (size_t)V;
+// Picks from one sequence's logits with all threads of the block. The repetition penalty and the forbidden token change
+// logits for the time of the choice only.
+__device__ static __forceinline__ void pick_row(PickState* state, int* next, float* logits, int V, const Pick* pick) {
     int thread = (int)threadIdx.x;
     int token = thread < pick->num_recent ? pick->recent[thread] : -1; // whose logit this thread changes
     float before = token >= 0 ? logits[token] : 0, forbidden_before = 0;
@@ -1319,13 +1335,1074 @@ extern "C" __global__ void __launch_bounds__(THREADS) pick_token(int* next, floa
         logits[pick->forbidden] = -INFINITY;
     }
     __syncthreads();
-    pick_from(&state, next + blockIdx.x, logits, V, pick);
+    pick_from(state, next, logits, V, pick);
     __syncthreads();
     if (thread == 0 && pick->forbidden >= 0) logits[pick->forbidden] = forbidden_before;
     __syncthreads();
     if (token >= 0) logits[token] = before;
+    __syncthreads();
 }
 
+// Without randomness and penalties the token of the highest rank is the one.
+__host__ __device__ static __forceinline__ bool is_plain_greedy(const Pick* pick) {
+    return !(pick->options.temperature > 0) && pick->num_recent == 0;
+}
+
+// The token of a rank; -1 for none, and when its logit is infinite.
+__device__ static __forceinline__ int token_of_rank(unsigned long long rank, const float* logits) {
+    int id = (int)(0xffffffffu - (unsigned)rank);
+    return rank == 0 || !isfinite(logits[id]) ? -1 : id;
+}
+
+// The highest rank of each row, over the lanes of a block's workers, goes into best (rows). shared (WORKERS, ROWS).
+template <int ROWS>
+__device__ static __forceinline__ void keep_best(unsigned long long* best, unsigned long long (*shared)[ROWS],
+                                                 unsigned long long mine, int rows) {
+    int lane = (int)threadIdx.x % GROUP, group = (int)threadIdx.x / GROUP, r = (int)threadIdx.x;
+    unsigned long long other = __shfl_xor(mine, 1, GROUP);
+    mine = other > mine ? other : mine;
+    if (group >= READERS && lane % COLUMNS == 0 && lane / COLUMNS < ROWS) shared[group - READERS][lane / COLUMNS] = mine;
+    __syncthreads();
+    if (r >= rows) return;
+    for (int w = 0; w < WORKERS; w++) mine = w == 0 || shared[w][r] > mine ? shared[w][r] : mine;
+    atomicMax(best + r, mine);
+}
+
+// next (B): the token that each sequence picks from logits (B, V), one block each; -1 when no logit is finite. best (B)
+// holds the highest ranks, and is left 0 for the next token.
+extern "C" __global__ void __launch_bounds__(DECODE_THREADS) pick_token(int* next, float* logits, unsigned long long* best,
+                                                                        const Pick* picks, int V) {
+    __shared__ PickState state;
+    const Pick* pick = picks + blockIdx.x;
+    float* mine = logits + (size_t)blockIdx.x * (size_t)V;
+    if (!is_plain_greedy(pick)) pick_row(&state, next + blockIdx.x, mine, V, pick);
+    else if (threadIdx.x == 0) next[blockIdx.x] = token_of_rank(best[blockIdx.x], mine);
+    if (threadIdx.x == 0) best[blockIdx.x] = 0;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Decoding: the stages of a token
+//
+// A block has two kinds of groups. READERS bring what a stage starts from into shared memory, make the LayerNorm that
+// belongs to it, and look at keys and values; WORKERS multiply. Whole waves are one or the other, at any wave size, so
+// the two are separate programs that meet at block_barrier().
+//
+// The order of every sum follows from the sizes of the model, never from the grid or the number of rows: a LayerNorm is
+// made by one group; a column is multiplied by one group, in slices of the row as long as C, that are added in order; a
+// softmax is made over ranges of RANGE keys, that are put together in order. So launches of single stages and the
+// persistent kernel, on a card of any size, give the same bits.
+
+enum Stage { STAGE_QKV, STAGE_ATTPROJ, STAGE_FC, STAGE_FCPROJ, STAGE_HEAD, NUM_STAGES };
+
+// What the stages of a layer leave for each other. Launches use the same memory for all layers, and `middle` is `x`.
+struct Flow {
+    float* q;        // (rows, NH, head_stride); WAITS: (3, rows, NH, head_stride), q, k and v
+    float* partials; // (rows, NH, ranges, 2 + head_stride): largest score, total and sums of each range of keys
+    float* middle;   // (rows, stride): x after attention
+    float* hidden;   // (rows, hidden_stride)
+    float* x;        // (rows, stride): x after the layer
+};
+
+// What all stages know. The first argument of every kernel that runs them.
+struct Decode {
+    Heads heads;
+    int rows, L, V;
+    int stride, hidden_stride; // floats in a row of (rows, C) and (rows, 4C)
+    int ranges;                // that a cache may have
+    Matrix wte, wpe;
+    Matrix matrices[NUM_STAGES];       // of all layers, what each stage multiplies with
+    const float* biases[NUM_STAGES];   // the same; NULL: none
+    const float* ln_weights[NUM_STAGES]; // of all layers, of the LayerNorm that a stage begins with
+    const float* ln_biases[NUM_STAGES];
+    char *keys, *values; // of all layers
+    size_t cache_bytes;  // of one layer
+    Flow flow;           // of the first layer
+    size_t layer_floats; // WAITS: from one layer's to the next
+    float* logits;       // (rows, V)
+    unsigned long long* best; // (rows): the highest rank_of a logit so far; NULL: not wanted
+};
+
+// The same as d, but read anew: without this the compiler would like to keep all of it, and whatever follows from it, in
+// registers from the kernel's beginning to its end.
+__device__ static __forceinline__ const Decode& again(const Decode& d) {
+#ifdef __AMDGCN__
+    (void)d;
+    auto arguments = __builtin_amdgcn_kernarg_segment_ptr();
+    asm volatile("" : "+s"(arguments));
+    return *(const Decode*)arguments;
+#else
+    return d;
+#endif
+}
+
+// A number that the compiler cannot see through, so that what is computed from it is not kept for the next layer.
+__device__ static __forceinline__ int opaque(int number) {
+#if defined(__AMDGCN__)
+    asm volatile("" : "+v"(number));
+#elif defined(__CUDA_ARCH__)
+    asm volatile("" : "+r"(number));
+#endif
+    return number;
+}
+
+// A matrix product of a stage: one layer of the matrix (OC, stride), whose rows are summed in `slices` slices.
+struct Product {
+    Matrix weight;
+    const float* bias; // (OC) or NULL
+    int OC, stride, slices;
+};
+
+__host__ __device__ static __forceinline__ Matrix matrix_at(Matrix matrix, size_t row, int stride, int dtype) {
+    matrix.data = (const char*)matrix.data + row * (size_t)stride * (dtype == DTYPE_F32 ? 4 : dtype == DTYPE_Q8 ? 1 : 2);
+    if (dtype == DTYPE_Q8) matrix.scales += row * (size_t)(stride / Q8_BLOCK);
+    return matrix;
+}
+
+template <int DTYPE> __host__ __device__ static __forceinline__ Product stage_product(const Decode& d, int stage, int layer) {
+    Product p;
+    int C = d.heads.C;
+    p.stride = stage == STAGE_FCPROJ ? d.hidden_stride : d.stride;
+    p.slices = stage == STAGE_FCPROJ ? 4 : 1;
+    p.OC = stage == STAGE_QKV ? 3 * C : stage == STAGE_FC ? 4 * C : stage == STAGE_HEAD ? d.V : C;
+    size_t row = stage == STAGE_HEAD ? 0 : (size_t)layer * (size_t)p.OC;
+    p.weight = matrix_at(d.matrices[stage], row, p.stride, DTYPE);
+    p.bias = stage == STAGE_HEAD ? NULL : d.biases[stage] + row;
+    return p;
+}
+
+// The columns of a product that one block makes, counted in COLUMNS.
+struct Share {
+    int first, count;
+};
+
+__device__ static __forceinline__ Share block_share(int OC) {
+    int all = (OC + COLUMNS - 1) / COLUMNS, blocks = (int)gridDim.x, block = (int)blockIdx.x;
+    int least = all / blocks, more = all % blocks;
+    Share share = {block * least + min(block, more), least + (block < more)};
+    return share;
+}
+
+// Where element `e` of a row lies among the `packs` packs of it that are in shared memory: the first four elements of
+// every pack, then the second four, and so on, so that lanes with neighbouring packs read neighbouring 16 bytes.
+template <int DTYPE> __device__ static __forceinline__ int staged_index(int e, int packs) {
+    enum { PACK = Format<DTYPE>::PACK };
+    return e % PACK / 4 * packs * 4 + e / PACK * 4 + e % 4;
+}
+
+// Is this wave one of the readers? The same for all its lanes, and the compiler is told so.
+__device__ static __forceinline__ bool is_reader() {
+#ifdef __AMDGCN__
+    return __builtin_amdgcn_readfirstlane((int)threadIdx.x) < READERS * GROUP;
+#else
+    return __shfl((int)threadIdx.x, 0, GROUP) < READERS * GROUP;
+#endif
+}
+
+// A group has a vector of n floats brought near, for it will be needed soon.
+__device__ static __forceinline__ void touch(const float* vector, int n) {
+    enum { LINE = 32 }; // floats
+#if defined(__CUDA_ARCH__)
+    for (int at = (int)threadIdx.x % GROUP * LINE; at < n; at += GROUP * LINE) asm volatile("prefetch.global.L1 [%0];" ::"l"(vector + at));
+#elif defined(__AMDGCN__)
+    for (int at = (int)threadIdx.x % GROUP * LINE; at < n; at += GROUP * LINE) asm volatile("" ::"v"(vector[at]));
+#else
+    (void)vector, (void)n, (void)LINE;
+#endif
+}
+
+// A group brings x (stride), a row of C channels, to shared memory, and to `keep` unless that is NULL; zeros behind. The
+// sum of the lane's channels is returned.
+template <int DTYPE, bool WAITS>
+__device__ static __forceinline__ float stage_x(float* staged, float* keep, const float* from, int C, int stride) {
+    enum { N = 12 }; // 768 channels at once
+    int lane = opaque((int)threadIdx.x) % GROUP, packs = stride / Format<DTYPE>::PACK;
+    float sum = 0;
+    for (int at = 2 * lane; at < stride; at += N * GROUP * 2) {
+        float2 x[N];
+        take<WAITS, N>(x, [=](int i) { return place_in(from, at + i * 2 * GROUP, C); });
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            int e = at + i * 2 * GROUP;
+            if (e >= stride) continue;
+            sum += x[i].x;
+            sum += x[i].y;
+            *(float2*)(staged + staged_index<DTYPE>(e, packs)) = x[i];
+            if (keep != NULL) *(float2*)(keep + e) = x[i];
+        }
+    }
+    return sum;
+}
+
+// The same when x is the embedding of a token.
+template <int DTYPE>
+__device__ static __forceinline__ float stage_embedding(float* staged, float* keep, const Decode& d, int token, int position) {
+    int lane = (int)threadIdx.x % GROUP, packs = d.stride / Format<DTYPE>::PACK;
+    float sum = 0;
+#pragma unroll 4
+    for (int e = 2 * lane; e < d.stride; e += 2 * GROUP) {
+        float2 x = embedded_pair<DTYPE>(d.wte, d.wpe, token, position, e, d.stride);
+        sum += x.x;
+        sum += x.y;
+        *(float2*)(staged + staged_index<DTYPE>(e, packs)) = x;
+        *(float2*)(keep + e) = x;
+    }
+    return sum;
+}
+
+// Of a row that the group has in shared memory, with the sum of the lane's channels, it makes
+//     (x - mean) / sqrt(variance + 1e-5) * weight + bias
+// over the C channels: LayerNorm, Ba et al. 2016.
+template <int DTYPE>
+__device__ static __forceinline__ void staged_layernorm(float* staged, float sum, const float* weight, const float* bias, int C,
+                                                        int stride) {
+    int lane = opaque((int)threadIdx.x) % GROUP, packs = stride / Format<DTYPE>::PACK;
+    float squares = 0, mean = group_sum(sum) / (float)C;
+#pragma unroll 4
+    for (int e = 2 * lane; e < C; e += 2 * GROUP) {
+        float2 v = *(const float2*)(staged + staged_index<DTYPE>(e, packs));
+        squares += (v.x - mean) * (v.x - mean);
+        if (e + 1 < C) squares += (v.y - mean) * (v.y - mean);
+    }
+    float scale = 1.0f / sqrtf(group_sum(squares) / (float)C + 1e-5f);
+#pragma unroll 4
+    for (int e = 2 * lane; e < C; e += 2 * GROUP) {
+        float2* place = (float2*)(staged + staged_index<DTYPE>(e, packs));
+        float2 v = *place;
+        bool has_second = e + 1 < C;
+        v.x = (v.x - mean) * scale * weight[e] + bias[e];
+        v.y = has_second ? (v.y - mean) * scale * weight[has_second ? e + 1 : e] + bias[has_second ? e + 1 : e] : 0;
+        *place = v;
+    }
+}
+
+// All readers bring `n` elements of a row, from element `first`, to shared memory; zeros up to `padded`.
+template <int DTYPE, bool WAITS>
+__device__ static __forceinline__ void stage_row(float* staged, const float* from, int first, int n, int padded) {
+    enum { N = 12, LANES = READERS * GROUP };
+    int lane = opaque((int)threadIdx.x), packs = padded / Format<DTYPE>::PACK;
+    for (int start = 0; start < padded; start += 2 * LANES * N) {
+        int at = start + 2 * lane;
+        float2 x[N];
+        take<WAITS, N>(x, [=](int i) { return place_in(from + first, at + i * 2 * LANES, n); });
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            int e = at + i * 2 * LANES;
+            if (e >= padded) continue;
+            *(float2*)(staged + staged_index<DTYPE>(e, packs)) = x[i];
+        }
+    }
+}
+
+// All readers put the ranges of a row's attention together and bring it to shared memory, heads side by side. partials
+// is the row's (NH, ranges, 2 + head_stride), of which the first num_ranges of each head count. A range whose largest
+// score is l, of exp(score - l) the total t and, weighted with it, the values' sums s, adds exp(l - L) t and exp(l - L) s
+// where L is the largest of all.
+template <int DTYPE, bool WAITS>
+__device__ static __forceinline__ void stage_attention(float* staged, const Decode& d, const float* partials, int num_ranges) {
+    enum { N = 3, RANGES = 4, LANES = READERS * GROUP };
+    int lane = opaque((int)threadIdx.x), packs = d.stride / Format<DTYPE>::PACK;
+    int pairs = (d.heads.hs + 1) / 2, all = d.heads.NH * pairs, size = 2 + d.heads.head_stride;
+    for (int start = lane; start < all; start += LANES * N) {
+        float largest[N], total[N];
+        float2 sum[N];
+        // of a head with an odd size the last pair is whole as well: a zero lies behind it
+#pragma unroll
+        for (int i = 0; i < N; i++) largest[i] = -INFINITY, total[i] = 0, sum[i] = make_float2(0, 0);
+        for (int range = 0; range < num_ranges; range += RANGES) {
+            // for each of N pairs of channels and each range: largest score and total, and the sums
+            float2 parts[N * RANGES * 2];
+            take<WAITS, N * RANGES * 2>(parts, [=](int k) {
+                int number = min(start + k / (2 * RANGES) * LANES, all - 1), r = range + k / 2 % RANGES;
+                const float* part = partials + (size_t)(number / pairs * d.ranges + r) * (size_t)size;
+                Place place = {k % 2 == 0 ? part : part + 2 + number % pairs * 2, r < num_ranges ? 2 : 0};
+                return place;
+            });
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                float before = largest[i];
+#pragma unroll
+                for (int r = 0; r < RANGES; r++) {
+                    float score = range + r < num_ranges ? parts[(i * RANGES + r) * 2].x : -INFINITY;
+                    largest[i] = fmaxf(largest[i], score);
+                }
+                float shrink = expf(before - largest[i]);
+                total[i] *= shrink, sum[i].x *= shrink, sum[i].y *= shrink;
+#pragma unroll
+                for (int r = 0; r < RANGES; r++) {
+                    float2 head = parts[(i * RANGES + r) * 2], part = parts[(i * RANGES + r) * 2 + 1];
+                    float factor = range + r < num_ranges ? expf(head.x - largest[i]) : 0;
+                    total[i] = fmaf(factor, head.y, total[i]);
+                    sum[i].x = fmaf(factor, part.x, sum[i].x);
+                    sum[i].y = fmaf(factor, part.y, sum[i].y);
+                }
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            int number = start + i * LANES, channel = number % pairs * 2, e = number / pairs * d.heads.hs + channel;
+            if (number >= all) continue;
+            staged[staged_index<DTYPE>(e, packs)] = sum[i].x / total[i];
+            if (channel + 1 < d.heads.hs) staged[staged_index<DTYPE>(e + 1, packs)] = sum[i].y / total[i];
+        }
+    }
+    for (int e = d.heads.C + lane; e < d.stride; e += LANES) staged[staged_index<DTYPE>(e, packs)] = 0;
+}
+// What a block needs in shared memory to look at a range of keys.
+struct AttentionPlace {
+    float* query;  // (head_stride)
+    char* key;     // (head_stride) of the cache's format: k of the query's own position, when it is not in the cache yet
+    char* value;
+    float* sums;   // (READERS, head_stride)
+    float* heads;  // (READERS, 2): largest score and total
+};
+
+// Packs in shared memory, for all parts of a place.
+__host__ __device__ static __forceinline__ int attention_place_floats(int head_stride) {
+    return (3 + READERS) * head_stride + 2 * READERS;
+}
+
+__device__ static __forceinline__ AttentionPlace attention_place(float* memory, int head_stride) {
+    AttentionPlace place;
+    place.query = memory;
+    place.key = (char*)(memory + head_stride), place.value = (char*)(memory + 2 * head_stride);
+    place.sums = memory + 3 * head_stride, place.heads = memory + (3 + READERS) * head_stride;
+    return place;
+}
+
+// One row's query of one head against one range of keys.
+struct Item {
+    int row, head, range;
+    int position;      // of the query
+    const void* keys;  // (maxT, head_stride) of that sequence and head
+    const void* values;
+};
+
+// Which keys and channels a lane of a group takes up when values are summed: `width` lanes share a key, one pack each.
+struct ValueLanes {
+    int width, at_once, rounds, sub, pack; // keys at once, and how many times to sum all 32
+};
+
+__device__ static __forceinline__ ValueLanes value_lanes(int packs, int first_pack) {
+    ValueLanes v;
+    int lane = (int)threadIdx.x % GROUP;
+    v.width = min(packs - first_pack, (int)GROUP), v.at_once = GROUP / v.width;
+    v.rounds = (GROUP + v.at_once - 1) / v.at_once;
+    v.sub = lane / v.width, v.pack = first_pack + lane % v.width;
+    return v;
+}
+
+enum { PACKS_AT_ONCE = 8 };
+
+// Starts the loads of packs first to first + PACKS_AT_ONCE of the lane's key. Past the end, the last once more.
+__device__ static __forceinline__ void load_key(uint4 (&raw)[PACKS_AT_ONCE], const void* keys, int key, int cached,
+                                                int packs, int first) {
+    const uint4* row = (const uint4*)keys + (size_t)min(key, cached - 1) * (size_t)packs;
+#pragma unroll
+    for (int i = 0; i < PACKS_AT_ONCE; i++) raw[i] = row[min(first + i, packs - 1)];
+}
+
+// Of the values that the lane sums in rounds first to first + PACKS_AT_ONCE.
+__device__ static __forceinline__ void load_values(uint4 (&raw)[PACKS_AT_ONCE], const void* values, int first_key,
+                                                   int cached, int packs, ValueLanes v, int first) {
+#pragma unroll
+    for (int i = 0; i < PACKS_AT_ONCE; i++) {
+        int key = min(first_key + (first + i) * v.at_once + v.sub, cached - 1);
+        raw[i] = ((const uint4*)values)[(size_t)key * (size_t)packs + (size_t)v.pack];
+    }
+}
+
+// The readers bring q, and k and v of the query's own position when the range holds it (WAITS), to shared memory.
+template <int CACHE, bool WAITS>
+__device__ static __forceinline__ void stage_query(AttentionPlace place, const Decode& d, const float* all_q, Item item) {
+    int head_stride = d.heads.head_stride, hs = d.heads.hs;
+    bool has_own = WAITS && item.position / RANGE == item.range;
+    const float* q = all_q + ((size_t)item.row * (size_t)d.heads.NH + (size_t)item.head) * (size_t)head_stride;
+    size_t part = (size_t)d.rows * (size_t)d.heads.NH * (size_t)head_stride;
+    for (int e = 2 * (int)threadIdx.x; e < head_stride; e += 2 * READERS * GROUP) {
+        float2 x[3];
+        take<WAITS, 3>(x, [=](int i) { return place_in(q + (size_t)i * part, e, i == 0 || has_own ? hs : 0); });
+        *(float2*)(place.query + e) = x[0];
+        if (!has_own) continue;
+#pragma unroll
+        for (int i = 1; i < 3; i++) {
+            char* own = i == 1 ? place.key : place.value;
+            if (CACHE == DTYPE_F32) *(float2*)(void*)((float*)(void*)own + e) = x[i];
+            else *(unsigned*)(void*)((uint16_t*)(void*)own + e) = float_to_half(x[i].x) | (unsigned)float_to_half(x[i].y) << 16;
+        }
+    }
+}
+
+// The lane's score: q · k of its key. Four sums, so that not every multiplication waits for the one before.
+template <int CACHE, bool WAITS>
+__device__ static __forceinline__ float key_score(AttentionPlace place, uint4 (&raw)[PACKS_AT_ONCE], Item item, int key,
+                                                  int cached, int packs) {
+    enum { PACK = Format<CACHE>::PACK };
+    float score[4] = {0, 0, 0, 0};
+    for (int first = 0; first < packs; first += PACKS_AT_ONCE) {
+        if (first > 0 && cached > 0) load_key(raw, item.keys, key, cached, packs, first);
+#pragma unroll
+        for (int i = 0; i < PACKS_AT_ONCE; i++) {
+            if (first + i >= packs) break;
+            float k[PACK];
+            if (WAITS && key == item.position) raw[i] = ((const uint4*)(const void*)place.key)[first + i];
+            Format<CACHE>::unpack(k, raw[i]);
+#pragma unroll
+            for (int j = 0; j < PACK; j += 4) {
+                float4 q = *(const float4*)(place.query + (first + i) * PACK + j);
+                score[0] = fmaf(q.x, k[j], score[0]), score[1] = fmaf(q.y, k[j + 1], score[1]);
+                score[2] = fmaf(q.z, k[j + 2], score[2]), score[3] = fmaf(q.w, k[j + 3], score[3]);
+            }
+        }
+    }
+    return (score[0] + score[1]) + (score[2] + score[3]);
+}
+
+// sums (head_stride) of the group: its 32 values, each times the weight that its lane holds.
+template <int CACHE, bool WAITS>
+__device__ static __forceinline__ void weigh_values(float* sums, AttentionPlace place, uint4 (&raw)[PACKS_AT_ONCE],
+                                                    Item item, float weight, int first_key, int cached, int packs) {
+    enum { PACK = Format<CACHE>::PACK };
+    int lane = (int)threadIdx.x % GROUP;
+    for (int first_pack = 0; first_pack < packs; first_pack += GROUP) {
+        ValueLanes v = value_lanes(packs, first_pack);
+        float sum[PACK];
+#pragma unroll
+        for (int j = 0; j < PACK; j++) sum[j] = 0;
+        for (int first = 0; first < v.rounds; first += PACKS_AT_ONCE) {
+            if (first_pack + first > 0 && cached > 0) load_values(raw, item.values, first_key, cached, packs, v, first);
+#pragma unroll
+            for (int i = 0; i < PACKS_AT_ONCE; i++) {
+                if (first + i >= v.rounds) break;
+                int k = (first + i) * v.at_once + v.sub, key = first_key + k;
+                float key_weight = __shfl(weight, min(k, GROUP - 1), GROUP), value[PACK];
+                bool is_seen = v.sub < v.at_once && k < GROUP && key <= item.position;
+                if (WAITS && key == item.position) raw[i] = ((const uint4*)(const void*)place.value)[v.pack];
+                Format<CACHE>::unpack(value, is_seen ? raw[i] : make_uint4(0, 0, 0, 0));
+#pragma unroll
+                for (int j = 0; j < PACK; j++) sum[j] = fmaf(is_seen ? key_weight : 0, value[j], sum[j]);
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < PACK; j++) {
+            float whole = sum[j];
+            for (int s = 1; s < v.at_once; s++) whole += __shfl(sum[j], (lane + s * v.width) % GROUP, GROUP);
+            if (lane < v.width) sums[v.pack * PACK + j] = whole;
+        }
+    }
+}
+
+// The part that one range of keys has in a query's attention, into flow.partials. The readers make it; all threads of the
+// block come to the barriers.
+template <int CACHE, bool WAITS>
+__device__ static __forceinline__ void attend_range(AttentionPlace place, const Decode& d, const Flow& flow, Item item) {
+    int thread = opaque((int)threadIdx.x), lane = thread % GROUP, group = thread / GROUP, head_stride = d.heads.head_stride;
+    int packs = head_stride / Format<CACHE>::PACK, first_key = item.range * RANGE + group * GROUP, key = first_key + lane;
+    int cached = WAITS ? item.position : item.position + 1; // keys that lie in the cache
+    uint4 key_raw[PACKS_AT_ONCE], value_raw[PACKS_AT_ONCE];
+#pragma unroll
+    for (int i = 0; i < PACKS_AT_ONCE; i++) key_raw[i] = value_raw[i] = make_uint4(0, 0, 0, 0);
+    if (cached > 0) { // under way while the query is waited for
+        load_key(key_raw, item.keys, key, cached, packs, 0);
+        load_values(value_raw, item.values, first_key, cached, packs, value_lanes(packs, 0), 0);
+    }
+    stage_query<CACHE, WAITS>(place, d, flow.q, item);
+    block_barrier();
+    float score = key_score<CACHE, WAITS>(place, key_raw, item, key, cached, packs) * (1.0f / sqrtf((float)d.heads.hs));
+    float largest = group_max(key <= item.position ? score : -INFINITY);
+    float weight = key <= item.position ? expf(score - largest) : 0, total = group_sum(weight);
+    weigh_values<CACHE, WAITS>(place.sums + group * head_stride, place, value_raw, item, weight, first_key, cached, packs);
+    if (lane == 0) place.heads[2 * group] = largest, place.heads[2 * group + 1] = total;
+    block_barrier();
+    float factor[READERS], whole = 0, most = place.heads[0];
+#pragma unroll
+    for (int g = 1; g < READERS; g++) most = fmaxf(most, place.heads[2 * g]);
+#pragma unroll
+    for (int g = 0; g < READERS; g++) {
+        factor[g] = expf(place.heads[2 * g] - most);
+        whole = fmaf(factor[g], place.heads[2 * g + 1], whole);
+    }
+    size_t number = ((size_t)item.row * (size_t)d.heads.NH + (size_t)item.head) * (size_t)d.ranges + (size_t)item.range;
+    float* partial = flow.partials + number * (size_t)(2 + head_stride);
+    if (thread == 0) leave<WAITS>(partial, most), leave<WAITS>(partial + 1, whole);
+    for (int e = thread; e < head_stride; e += READERS * GROUP) {
+        float sum = 0;
+#pragma unroll
+        for (int g = 0; g < READERS; g++) sum = fmaf(factor[g], place.sums[g * head_stride + e], sum);
+        leave<WAITS>(partial + 2 + e, sum);
+    }
+}
+
+// Item number `number` of a layer's rows * NH * num_ranges.
+template <int CACHE>
+__device__ static __forceinline__ Item make_item(const Decode& d, int layer, const int* step, int number, int num_ranges) {
+    Item item;
+    item.range = number % num_ranges, item.head = number / num_ranges % d.heads.NH;
+    item.row = number / num_ranges / d.heads.NH;
+    item.position = step[0] + item.row % d.heads.T;
+    size_t at = cache_offset(d.heads, step[1 + item.row / d.heads.T], item.head) * (CACHE == DTYPE_F32 ? 4 : 2);
+    at += (size_t)layer * d.cache_bytes;
+    item.keys = d.keys + at, item.values = d.values + at;
+    return item;
+}
+
+// Where the results of a stage go, sums + bias.
+struct StageOutput {
+    int kind;
+    int stride;          // floats from one row of out to the next
+    float* out;          // (rows, stride); OUTPUT_QKV: q (rows, NH, head_stride)
+    const float* before; // OUTPUT_ADD: (rows, before_stride), what the value is added to
+    int before_stride;
+    void* keys; // OUTPUT_QKV: this layer's caches (max_batch, NH, maxT, head_stride)
+    void* values;
+    const int* step; // OUTPUT_QKV: [position, slots (max_batch)]
+    int rows;        // OUTPUT_QKV, WAITS: k and v go to out as well, behind q, (rows, NH, head_stride) each
+    Heads heads;     // OUTPUT_QKV
+};
+
+// Puts away column `column` of row `row`. CACHE is the format of the KV cache; WAITS: somebody is waiting for it.
+template <int CACHE, bool WAITS>
+__device__ static __forceinline__ void deliver(const StageOutput& output, int row, int column, float value) {
+    if (output.kind != OUTPUT_QKV) {
+        float* out = output.out + (size_t)row * (size_t)output.stride + column;
+        if (output.kind == OUTPUT_GELU) value = gelu(value);
+        if (output.kind == OUTPUT_ADD) value += output.before[(size_t)row * (size_t)output.before_stride + column];
+        leave<WAITS>(out, value);
+        return;
+    }
+    const Heads& heads = output.heads;
+    int part = (column >= heads.C) + (column >= 2 * heads.C), rest = column - part * heads.C;
+    int head = rest / heads.hs, channel = rest - head * heads.hs;
+    int place = (WAITS ? part * output.rows : 0) + row;
+    if (part == 0 || WAITS) {
+        leave<WAITS>(output.out + ((size_t)place * (size_t)heads.NH + (size_t)head) * (size_t)heads.head_stride + channel, value);
+    }
+    if (part == 0) return;
+    int slot = output.step[1 + row / heads.T], position = output.step[0] + row % heads.T;
+    void* cache = part == 1 ? output.keys : output.values;
+    size_t at = cache_offset(heads, slot, head) + (size_t)position * (size_t)heads.head_stride + (size_t)channel;
+    if (CACHE == DTYPE_F32) ((float*)cache)[at] = value;
+    else ((uint16_t*)cache)[at] = float_to_half(value);
+}
+
+// What a worker multiplies with next: LOADS packs per lane of each of COLUMNS columns, on their way in registers.
+template <int DTYPE> struct Chunk {
+    enum { PACK = Format<DTYPE>::PACK, LOADS = DTYPE == DTYPE_Q8 ? 2 : 4, PACKS = LOADS * GROUP };
+    uint4 raw[COLUMNS][LOADS];
+    float scale[COLUMNS][DTYPE == DTYPE_Q8 ? LOADS : 1];
+    float bias; // of the column that the lane puts away
+
+    // Starts the loads of packs first to first + PACKS of columns `pair` * COLUMNS and on. Past a row's end its last
+    // pack is loaded once more, past the last column that column: a branch would make one load wait for another.
+    __device__ __forceinline__ void load(const Product& product, int pair, int first) {
+        int lane = opaque((int)threadIdx.x) % GROUP, packs = product.stride / PACK;
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) {
+            size_t row = (size_t)min(pair * COLUMNS + c, product.OC - 1);
+            const uint4* w = (const uint4*)product.weight.data + row * (size_t)packs;
+#pragma unroll
+            for (int i = 0; i < LOADS; i++) {
+                int p = min(first + lane + i * GROUP, packs - 1);
+                raw[c][i] = w[p];
+                if (DTYPE == DTYPE_Q8) scale[c][i] = pack_scale<DTYPE>(product.weight, row, p, product.stride);
+            }
+        }
+        bias = product.bias == NULL ? 0 : product.bias[min(pair * COLUMNS + lane % COLUMNS, product.OC - 1)];
+    }
+
+    // Adds its part to the sums: sum += in · weightᵀ over packs first to `end` of rows of which packs `base` and on, `staged`
+    // of them, are in shared memory.
+    template <int ROWS>
+    __device__ __forceinline__ void multiply(float (&sum)[COLUMNS][ROWS], const float* in, int in_stride, int first, int end,
+                                             int base, int staged) const {
+        int lane = opaque((int)threadIdx.x) % GROUP;
+#pragma unroll
+        for (int i = 0; i < LOADS; i++) {
+            if (first + i * GROUP >= end) break; // the same for all lanes
+            int p = first + lane + i * GROUP, at = min(p, end - 1) - base;
+            unsigned keep = p < end ? 0xffffffff : 0;
+            float values[COLUMNS][PACK];
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++) {
+                uint4 w = raw[c][i];
+                Format<DTYPE>::unpack(values[c], make_uint4(w.x & keep, w.y & keep, w.z & keep, w.w & keep));
+            }
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                float part[COLUMNS];
+#pragma unroll
+                for (int c = 0; c < COLUMNS; c++) part[c] = DTYPE == DTYPE_Q8 ? 0 : sum[c][r];
+#pragma unroll
+                for (int k = 0; k < PACK; k += 4) {
+                    float4 x = *(const float4*)(in + r * in_stride + (k / 4 * staged + at) * 4);
+#pragma unroll
+                    for (int c = 0; c < COLUMNS; c++) {
+                        part[c] = fmaf(values[c][k], x.x, part[c]);
+                        part[c] = fmaf(values[c][k + 1], x.y, part[c]);
+                        part[c] = fmaf(values[c][k + 2], x.z, part[c]);
+                        part[c] = fmaf(values[c][k + 3], x.w, part[c]);
+                    }
+                }
+#pragma unroll
+                for (int c = 0; c < COLUMNS; c++) sum[c][r] = DTYPE == DTYPE_Q8 ? fmaf(scale[c][i], part[c], sum[c][r]) : part[c];
+            }
+        }
+    }
+};
+
+// A product as one block makes it: its columns, the slices whose activations are in shared memory, and the tasks, each
+// one pair of columns in one slice, that its workers take in turn.
+struct Work {
+    Product product;
+    StageOutput output;
+    const float* in; // (ROWS, in_stride) in shared memory
+    int in_stride;
+    Share share;
+    int packs, slice_packs;         // of a whole row, of a slice
+    int first_slice, slices;        // those in shared memory
+    int first_row, rows;            // of the output, that the rows in shared memory are
+    float* sums;                    // (2, PARTIAL_PAIRS * COLUMNS, all slices, ROWS) in shared memory, if there are several
+    const int* forbidden;           // of the head, if ranks are wanted: (ROWS) tokens that have none, or -1; else NULL
+};
+
+template <int DTYPE> __device__ static __forceinline__ Work make_work(const Product& product, const StageOutput& output) {
+    Work w;
+    w.product = product, w.output = output;
+    w.share = block_share(product.OC);
+    w.packs = product.stride / Format<DTYPE>::PACK;
+    w.slice_packs = (w.packs + product.slices - 1) / product.slices;
+    w.first_slice = 0, w.slices = product.slices;
+    w.forbidden = NULL;
+    return w;
+}
+
+// Where a worker is: a task among `tasks`, and a chunk of it.
+struct Cursor {
+    int task, pair, first, end; // pair of columns; packs of the row that are left of the slice
+    int slice;
+};
+
+template <int DTYPE> __device__ static __forceinline__ Cursor cursor_at(const Work& w, int first_pair, int task) {
+    Cursor c;
+    c.task = task, c.pair = w.share.first + first_pair + task / w.slices, c.slice = w.first_slice + task % w.slices;
+    c.first = c.slice * w.slice_packs, c.end = min(c.first + w.slice_packs, w.packs);
+    return c;
+}
+
+template <int DTYPE> __device__ static __forceinline__ Cursor cursor_next(const Work& w, int first_pair, Cursor c) {
+    c.first += Chunk<DTYPE>::PACKS;
+    return c.first < c.end ? c : cursor_at<DTYPE>(w, first_pair, c.task + WORKERS);
+}
+
+__device__ static __forceinline__ int worker() { return opaque((int)threadIdx.x) / GROUP - READERS; }
+
+// Starts the loads of the worker's chunk number `number`, from the block's pair first_pair on. There may be no such chunk:
+// then something is loaded that nobody uses.
+template <int DTYPE>
+__device__ static __forceinline__ void request(Chunk<DTYPE>* chunk, const Work& w, int first_pair, int number) {
+    Cursor c = cursor_at<DTYPE>(w, first_pair, worker());
+    for (int i = 0; i < number; i++) c = cursor_next<DTYPE>(w, first_pair, c);
+    chunk->load(w.product, c.pair, min(c.first, w.packs - 1));
+}
+
+// Puts one task's sums away, which are in all lanes: lane r * COLUMNS + c takes those of column c and row r. best is the
+// lane's highest rank so far.
+template <int CACHE, int ROWS, bool WAITS>
+__device__ static __forceinline__ void finish_task(const Work& w, const float (&sum)[COLUMNS][ROWS], Cursor cursor,
+                                                   int first_pair, float bias, unsigned long long& best) {
+    int lane = (int)threadIdx.x % GROUP, column = cursor.pair * COLUMNS + lane % COLUMNS, r = lane / COLUMNS;
+    float mine = 0;
+#pragma unroll
+    for (int i = 0; i < ROWS * COLUMNS; i++) {
+        float total = group_sum(sum[i % COLUMNS][i / COLUMNS]);
+        mine = lane == i ? total : mine;
+    }
+    if (cursor.slice == 0) mine += bias;
+    if (r >= w.rows || column >= w.product.OC) return;
+    if (w.product.slices > 1) {
+        int local = (cursor.pair - w.share.first - first_pair) * COLUMNS + lane % COLUMNS;
+        w.sums[(local * w.product.slices + cursor.slice) * ROWS + r] = mine;
+        return;
+    }
+    deliver<CACHE, WAITS>(w.output, w.first_row + r, column, mine);
+    if (w.forbidden != NULL && column != w.forbidden[r]) {
+        unsigned long long rank = rank_of(mine, column);
+        best = rank > best ? rank : best;
+    }
+}
+
+// The tasks of a worker among `pairs` pairs of columns from the block's pair first_pair on. chunks hold the first ones'
+// weights; each is loaded anew as soon as it has been used.
+template <int DTYPE, int ROWS, bool WAITS, int DEPTH>
+__device__ static __forceinline__ void multiply(Chunk<DTYPE>* chunks, const Work& w, int first_pair, int pairs,
+                                                unsigned long long& best) {
+    int tasks = pairs * w.slices, base = w.first_slice * w.slice_packs;
+    int staged = min(w.slices * w.slice_packs, w.packs - base);
+    Cursor now = cursor_at<DTYPE>(w, first_pair, worker()), ahead = now;
+    float sum[COLUMNS][ROWS];
+#pragma unroll
+    for (int i = 0; i < COLUMNS * ROWS; i++) sum[i % COLUMNS][i / COLUMNS] = 0;
+#pragma unroll
+    for (int i = 0; i < DEPTH; i++) ahead = cursor_next<DTYPE>(w, first_pair, ahead);
+    while (now.task < tasks) {
+#pragma unroll
+        for (int i = 0; i < DEPTH; i++) {
+            if (now.task >= tasks) break;
+            chunks[i].template multiply<ROWS>(sum, w.in, w.in_stride, now.first, now.end, base, staged);
+            float bias = chunks[i].bias;
+            if (ahead.task < tasks) chunks[i].load(w.product, ahead.pair, ahead.first);
+            Cursor next = DEPTH == 1 ? ahead : cursor_next<DTYPE>(w, first_pair, now);
+            ahead = cursor_next<DTYPE>(w, first_pair, ahead);
+            if (next.task != now.task) {
+                finish_task<Format<DTYPE>::CACHE, ROWS, WAITS>(w, sum, now, first_pair, bias, best);
+#pragma unroll
+                for (int k = 0; k < COLUMNS * ROWS; k++) sum[k % COLUMNS][k / COLUMNS] = 0;
+            }
+            now = next;
+        }
+    }
+}
+
+// How often the workers meet to add up slices.
+__device__ static __forceinline__ int slice_rounds(int OC) {
+    return (block_share(OC).count + PARTIAL_PAIRS - 1) / PARTIAL_PAIRS;
+}
+
+// The same for a product that may be in slices. If it is: after every PARTIAL_PAIRS pairs of columns, or when the last slices have been
+// multiplied, all threads of the block meet and the slices are added in their order.
+template <int DTYPE, int ROWS, bool WAITS>
+__device__ static __forceinline__ void multiply_slices(Chunk<DTYPE>* chunk, Work w, unsigned long long& best) {
+    int slices = w.product.slices, thread = opaque((int)threadIdx.x) - READERS * GROUP;
+    int at_once = slices == 1 ? max(1, w.share.count) : (int)PARTIAL_PAIRS;
+    float* sums = w.sums;
+    for (int first = 0, round = 0; first < w.share.count; first += at_once, round++) {
+        int pairs = min(w.share.count - first, at_once);
+        w.sums = sums + round % 2 * (PARTIAL_PAIRS * COLUMNS * slices * ROWS);
+        if (first > 0) request<DTYPE>(chunk, w, first, 0); // the first round's are on their way
+        multiply<DTYPE, ROWS, WAITS, 1>(chunk, w, first, pairs, best);
+        if (w.first_slice + w.slices < slices || slices == 1) return;
+        block_barrier();
+        for (int i = thread; i < pairs * COLUMNS * w.rows; i += WORKERS * GROUP) {
+            int local = i / w.rows, r = i % w.rows, column = (w.share.first + first) * COLUMNS + local;
+            if (column >= w.product.OC) continue;
+            float whole = w.sums[local * slices * ROWS + r];
+            for (int s = 1; s < slices; s++) whole += w.sums[(local * slices + s) * ROWS + r];
+            deliver<Format<DTYPE>::CACHE, WAITS>(w.output, w.first_row + r, column, whole);
+        }
+    }
+}
+// Where a stage's results go. `before` (rows, before_stride) is x as the stage found it.
+template <int DTYPE>
+__device__ static __forceinline__ StageOutput stage_output(const Decode& d, const Flow& flow, int stage, int layer, const int* step,
+                                                      const float* before) {
+    StageOutput o;
+    o.kind = stage == STAGE_QKV ? OUTPUT_QKV : stage == STAGE_FC ? OUTPUT_GELU : stage == STAGE_HEAD ? OUTPUT_STORE : OUTPUT_ADD;
+    o.stride = stage == STAGE_FC ? d.hidden_stride : stage == STAGE_HEAD ? d.V : d.stride;
+    o.out = stage == STAGE_QKV       ? flow.q
+            : stage == STAGE_ATTPROJ ? flow.middle
+            : stage == STAGE_FC      ? flow.hidden
+            : stage == STAGE_FCPROJ  ? flow.x
+                                     : d.logits;
+    o.before = before, o.before_stride = d.stride;
+    o.keys = d.keys + (size_t)layer * d.cache_bytes, o.values = d.values + (size_t)layer * d.cache_bytes;
+    o.step = step, o.heads = d.heads, o.rows = d.rows;
+    return o;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Decoding: one launch for each stage
+
+// Floats of shared memory that decode_stage() needs for `slices` slices of ROWS rows at once.
+template <int DTYPE> __host__ __device__ static __forceinline__ int stage_row_floats(int stride, int all_slices, int slices) {
+    int packs = stride / Format<DTYPE>::PACK;
+    return min((packs + all_slices - 1) / all_slices * slices, packs) * Format<DTYPE>::PACK;
+}
+
+// One stage of `d.rows` rows, ROWS of them per block of grid.y. Only as many slices of them are in shared memory at a
+// time as have room there. For the head, row r is made from row r / count * pitch + first + r % count of x: `count` rows
+// out of every `pitch`.
+struct HeadRows {
+    int count, pitch, first;
+};
+
+template <int DTYPE, int ROWS>
+__global__ void __launch_bounds__(DECODE_THREADS)
+    decode_stage(Decode all, int stage, int layer, const int* step, HeadRows head, const Pick* picks, int slices_at_once) {
+    const Decode& d = again(all);
+    HIP_DYNAMIC_SHARED(float4, memory)
+    __shared__ float sums[2 * PARTIAL_PAIRS * COLUMNS * 4 * ROWS];
+    __shared__ unsigned long long best[WORKERS][ROWS];
+    __shared__ int forbidden[ROWS];
+    int first_row = (int)blockIdx.y * ROWS, rows = min((int)ROWS, d.rows - first_row);
+    Product product = stage_product<DTYPE>(d, stage, layer);
+    Work work = make_work<DTYPE>(product, stage_output<DTYPE>(d, d.flow, stage, layer, step, d.flow.x));
+    int row_floats = stage_row_floats<DTYPE>(product.stride, product.slices, slices_at_once);
+    int reader = (int)threadIdx.x / GROUP;
+    unsigned long long lane_best = 0;
+    work.in = (const float*)memory, work.in_stride = row_floats, work.slices = slices_at_once;
+    work.first_row = first_row, work.rows = rows, work.sums = sums;
+    if (d.best != NULL && (int)threadIdx.x < rows) forbidden[threadIdx.x] = picks[first_row + (int)threadIdx.x].forbidden;
+
+    if (is_reader()) {
+        for (int first = 0; first < product.slices; first += slices_at_once) {
+            if (first > 0) block_barrier(); // the slices before were read
+            int element = first * work.slice_packs * Format<DTYPE>::PACK;
+            int part = max(0, min(row_floats, product.stride - element));
+            for (int r = 0; r < rows; r++) {
+                float* staged = (float*)memory + r * row_floats;
+                int row = first_row + r;
+                if (stage == STAGE_FCPROJ) {
+                    stage_row<DTYPE, false>(staged, d.flow.hidden + (size_t)row * (size_t)d.hidden_stride, element, part, part);
+                } else if (stage == STAGE_ATTPROJ) {
+                    size_t heads = (size_t)d.heads.NH * (size_t)d.ranges * (size_t)(2 + d.heads.head_stride);
+                    int num_ranges = (step[0] + row % d.heads.T) / RANGE + 1;
+                    stage_attention<DTYPE, false>(staged, d, d.flow.partials + (size_t)row * heads, num_ranges);
+                } else if (r % READERS == reader) {
+                    int source = stage == STAGE_HEAD ? row / head.count * head.pitch + head.first + row % head.count : row;
+                    size_t at = (size_t)layer * (size_t)d.heads.C;
+                    float sum = stage_x<DTYPE, false>(staged, NULL, d.flow.x + (size_t)source * (size_t)d.stride, d.heads.C, d.stride);
+                    staged_layernorm<DTYPE>(staged, sum, d.ln_weights[stage] + at, d.ln_biases[stage] + at, d.heads.C, d.stride);
+                }
+            }
+            block_barrier();
+        }
+        if (product.slices > 1) {
+            for (int i = slice_rounds(product.OC); i > 0; i--) block_barrier();
+        }
+    } else {
+        Chunk<DTYPE> chunk;
+        request<DTYPE>(&chunk, work, 0, 0);
+        if (d.best != NULL) work.forbidden = forbidden;
+        for (int first = 0; first < product.slices; first += slices_at_once) {
+            work.first_slice = first, work.slices = min(slices_at_once, product.slices - first);
+            if (first > 0) {
+                block_barrier();
+                request<DTYPE>(&chunk, work, 0, 0);
+            }
+            block_barrier();
+            multiply_slices<DTYPE, ROWS, false>(&chunk, work, lane_best);
+        }
+    }
+    if (d.best != NULL) keep_best<ROWS>(d.best + first_row, best, lane_best, rows);
+}
+
+// One block for each range of keys, head and row; ranges that the row has not got are left alone.
+template <int CACHE>
+__global__ void __launch_bounds__(READERS * GROUP) decode_attention(Decode d, int layer, const int* step) {
+    HIP_DYNAMIC_SHARED(float4, memory)
+    int row = (int)blockIdx.z, num_ranges = (step[0] + row % d.heads.T) / RANGE + 1;
+    if ((int)blockIdx.x >= num_ranges) return;
+    int number = (row * d.heads.NH + (int)blockIdx.y) * num_ranges + (int)blockIdx.x;
+    Item item = make_item<CACHE>(d, layer, step, number, num_ranges);
+    attend_range<CACHE, false>(attention_place((float*)memory, d.heads.head_stride), d, d.flow, item);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Decoding: the whole token in one launch
+
+// What a step of the persistent kernel is about, handed over with the launch.
+struct StepArguments {
+    int position;
+    int slots[PERSISTENT_ROWS], tokens[PERSISTENT_ROWS], forbidden[PERSISTENT_ROWS];
+    bool is_greedy;     // without penalties: the highest logit but the forbidden token's
+    const Pick* picks;  // (rows): otherwise
+    int* next;          // (rows): the tokens, -1 for none
+    int* arrived;       // blocks that are done; 0 before and after
+    float* other;       // the memory between the stages that the next token will use, layer by layer
+};
+
+// The block's shared memory.
+struct TokenPlace {
+    float* in[2]; // (ROWS, stride) and (ROWS, hidden_stride): what the stage multiplies, in turn
+    float* x[2];  // (ROWS, stride): x before and after attention
+    float* sums;
+    float* attention;
+    int* step;      // [position, slots (ROWS)]
+    int* tokens;    // (ROWS)
+    int* forbidden; // (ROWS)
+};
+
+template <int ROWS> __host__ __device__ static __forceinline__ int token_place_floats(int stride, int hidden_stride, int head_stride) {
+    return ROWS * (3 * stride + hidden_stride) + 2 * PARTIAL_PAIRS * COLUMNS * 4 * ROWS + attention_place_floats(head_stride);
+}
+
+template <int ROWS> __device__ static __forceinline__ TokenPlace token_place(float* memory, const Decode& d, int* numbers) {
+    TokenPlace p;
+    p.in[0] = memory, p.in[1] = p.in[0] + ROWS * d.stride;
+    p.x[0] = p.in[1] + ROWS * d.hidden_stride, p.x[1] = p.x[0] + ROWS * d.stride;
+    p.sums = p.x[1] + ROWS * d.stride, p.attention = p.sums + 2 * PARTIAL_PAIRS * COLUMNS * 4 * ROWS;
+    p.step = numbers, p.tokens = numbers + 1 + ROWS, p.forbidden = numbers + 1 + 2 * ROWS;
+    return p;
+}
+
+// The memory between the stages of one layer.
+__device__ static __forceinline__ Flow flow_at(const Decode& d, int layer) {
+    Flow flow = d.flow;
+    size_t offset = (size_t)layer * d.layer_floats;
+    flow.q += offset, flow.partials += offset, flow.middle += offset, flow.hidden += offset, flow.x += offset;
+    return flow;
+}
+
+// How many items of a layer's attention are this block's.
+__device__ static __forceinline__ int block_items(int all) {
+    return (all - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
+}
+
+// What the readers do before the first or second half of layer `layer`, qkv or fc, or after the last before the head: x as
+// the half before left it, at first the embedding, with LayerNorm.
+template <int DTYPE>
+__device__ static __forceinline__ void read_x(const Decode& d, const TokenPlace& place, int layer, int stage) {
+    Flow flow = flow_at(d, layer);
+    size_t at = stage == STAGE_HEAD ? 0 : (size_t)layer * (size_t)d.heads.C;
+    const float *weight = d.ln_weights[stage] + at, *bias = d.ln_biases[stage] + at;
+    const float* x = stage == STAGE_FC ? flow.middle : flow.x - d.layer_floats;
+    for (int r = (int)threadIdx.x / GROUP; r < d.rows; r += READERS) {
+        float *staged = place.in[0] + r * d.stride, *keep = (stage == STAGE_FC ? place.x[1] : place.x[0]) + r * d.stride, sum;
+        touch(weight, d.heads.C), touch(bias, d.heads.C);
+        if (layer == 0 && stage == STAGE_QKV) sum = stage_embedding<DTYPE>(staged, keep, d, place.tokens[r], place.step[0]);
+        else sum = stage_x<DTYPE, true>(staged, keep, x + r * d.stride, d.heads.C, d.stride);
+        staged_layernorm<DTYPE>(staged, sum, weight, bias, d.heads.C, d.stride);
+    }
+}
+
+// Before attproj: this block's items of heads and ranges of keys, and then what has come of all of them.
+template <int DTYPE>
+__device__ static __forceinline__ void read_attention(const Decode& d, const TokenPlace& place, int layer) {
+    enum { CACHE = Format<DTYPE>::CACHE };
+    Flow flow = flow_at(d, layer);
+    int num_ranges = place.step[0] / RANGE + 1, items = d.rows * d.heads.NH * num_ranges;
+    size_t row_partials = (size_t)d.heads.NH * (size_t)d.ranges * (size_t)(2 + d.heads.head_stride);
+    for (int i = (int)blockIdx.x; i < items; i += (int)gridDim.x) {
+        Item item = make_item<CACHE>(d, layer, place.step, i, num_ranges);
+        attend_range<CACHE, true>(attention_place(place.attention, d.heads.head_stride), d, flow, item);
+    }
+    for (int r = 0; r < d.rows; r++) {
+        stage_attention<DTYPE, true>(place.in[1] + r * d.stride, d, flow.partials + (size_t)r * row_partials, num_ranges);
+    }
+}
+
+// Before fcproj.
+template <int DTYPE>
+__device__ static __forceinline__ void read_hidden(const Decode& d, const TokenPlace& place, int layer) {
+    const float* hidden = flow_at(d, layer).hidden;
+    for (int r = 0; r < d.rows; r++) {
+        stage_row<DTYPE, true>(place.in[1] + r * d.hidden_stride, hidden + r * d.hidden_stride, 0, 4 * d.heads.C, d.hidden_stride);
+    }
+}
+
+// Makes the memory between the stages that the next token will use EMPTY.
+__device__ static __forceinline__ void clear_other(const Decode& d, float* other) {
+    size_t quads = (size_t)d.L * d.layer_floats / 4, step = (size_t)gridDim.x * READERS * GROUP;
+    for (size_t i = (size_t)blockIdx.x * READERS * GROUP + threadIdx.x; i < quads; i += step) {
+        ((uint4*)other)[i] = make_uint4(EMPTY, EMPTY, EMPTY, EMPTY);
+    }
+}
+
+// All that the readers do for a token. A layer has two halves that are alike: LayerNorm and a wide product, then a product
+// that adds to x.
+template <int DTYPE>
+__device__ static __forceinline__ void read_token(const Decode& d, const TokenPlace& place) {
+    int halves = 2 * d.L;
+    for (int half = 0; half <= halves; half++) {
+        int layer = half / 2;
+        read_x<DTYPE>(again(d), place, layer, half == halves ? STAGE_HEAD : half % 2 == 0 ? STAGE_QKV : STAGE_FC);
+        block_barrier();
+        if (half == halves) return;
+        if (half % 2 == 0) read_attention<DTYPE>(again(d), place, layer);
+        else read_hidden<DTYPE>(again(d), place, layer);
+        block_barrier();
+        if (half % 2 == 0) continue;
+        for (int i = slice_rounds(d.heads.C); i > 0; i--) block_barrier();
+    }
+}
+
+// One stage's work in the persistent kernel.
+template <int DTYPE>
+__device__ static __forceinline__ Work token_work(const Decode& d, const TokenPlace& place, int stage, int layer) {
+    bool is_second = stage == STAGE_FC || stage == STAGE_FCPROJ, is_residual = stage == STAGE_ATTPROJ || stage == STAGE_FCPROJ;
+    StageOutput output = stage_output<DTYPE>(d, flow_at(d, layer), stage, layer, place.step, is_second ? place.x[1] : place.x[0]);
+    Work w = make_work<DTYPE>(stage_product<DTYPE>(d, stage, layer), output);
+    w.in = is_residual ? place.in[1] : place.in[0];
+    w.in_stride = stage == STAGE_FCPROJ ? d.hidden_stride : d.stride;
+    w.first_row = 0, w.rows = d.rows, w.sums = place.sums;
+    return w;
+}
+
+// Starts the loads of a worker's chunk number `number` of a stage to come.
+template <int DTYPE>
+__device__ static __forceinline__ void request_stage(Chunk<DTYPE>* chunk, const Decode& d, const TokenPlace& place, int stage,
+                                                     int layer, int number) {
+    request<DTYPE>(chunk, token_work<DTYPE>(again(d), place, stage, layer), 0, number);
+}
+
+// All that the workers do for a token. Two chunks of weights are on their way at any time, each requested as soon as the
+// one before it in the same registers was used: two stages, and their waits, ahead of its use.
+template <int DTYPE, int ROWS>
+__device__ static __forceinline__ void work_token(const Decode& d, const TokenPlace& place, unsigned long long& best) {
+    int items = block_items(d.rows * d.heads.NH * (place.step[0] / RANGE + 1)), halves = 2 * d.L;
+    Chunk<DTYPE> chunks[2];
+    request_stage<DTYPE>(&chunks[0], d, place, STAGE_QKV, 0, 0);
+    request_stage<DTYPE>(&chunks[1], d, place, STAGE_ATTPROJ, 0, 0);
+    for (int half = 0; half < halves; half++) {
+        bool is_first = half % 2 == 0, is_last = half + 1 == halves;
+        int layer = half / 2, next = is_last ? 0 : (half + 1) / 2;
+        unsigned long long none = 0;
+        Work wide = token_work<DTYPE>(again(d), place, is_first ? STAGE_QKV : STAGE_FC, layer);
+        block_barrier();
+        multiply<DTYPE, ROWS, true, 1>(&chunks[0], wide, 0, wide.share.count, none);
+        request_stage<DTYPE>(&chunks[0], d, place, is_last ? STAGE_HEAD : is_first ? STAGE_FC : STAGE_QKV, next, 0);
+        for (int i = 0; is_first && i < 2 * items; i++) block_barrier();
+        Work residual = token_work<DTYPE>(again(d), place, is_first ? STAGE_ATTPROJ : STAGE_FCPROJ, layer);
+        block_barrier();
+        multiply_slices<DTYPE, ROWS, true>(&chunks[1], residual, none);
+        request_stage<DTYPE>(&chunks[1], d, place, is_last ? STAGE_HEAD : is_first ? STAGE_FCPROJ : STAGE_ATTPROJ, next, is_last);
+    }
+    Work head = token_work<DTYPE>(again(d), place, STAGE_HEAD, 0);
+    head.forbidden = place.forbidden;
+    block_barrier();
+    multiply<DTYPE, ROWS, false, 2>(chunks, head, 0, head.share.count, best);
+}
+
+// The block that comes last picks the tokens.
+__device__ static __forceinline__ void pick_when_last(const Decode& d, const StepArguments& step, PickState* state) {
+    __shared__ bool is_last;
+    __syncthreads();
+    if (threadIdx.x == 0) is_last = agent_arrive(step.arrived) == (int)gridDim.x - 1;
+    __syncthreads();
+    if (!is_last) return;
+    for (int r = 0; r < d.rows; r++) {
+        const float* logits = d.logits + (size_t)r * (size_t)d.V;
+        if (step.is_greedy && threadIdx.x == 0) step.next[r] = token_of_rank(d.best[r], logits);
+        if (!step.is_greedy) pick_row(state, step.next + r, d.logits + (size_t)r * (size_t)d.V, d.V, step.picks + r);
+        if (threadIdx.x == 0) d.best[r] = 0;
+    }
+    if (threadIdx.x == 0) *step.arrived = 0;
+}
+
+// One token of d.rows sequences, from embedding to pick. All blocks must be resident together.
+template <int DTYPE, int ROWS>
+__global__ void __launch_bounds__(DECODE_THREADS) decode_token(Decode d, StepArguments step) {
+    HIP_DYNAMIC_SHARED(float4, memory)
+    __shared__ int numbers[1 + 3 * ROWS];
+    __shared__ unsigned long long best[WORKERS][ROWS];
+    __shared__ PickState state;
+    unsigned long long lane_best = 0;
+    TokenPlace place = token_place<ROWS>((float*)memory, d, numbers);
+    if (threadIdx.x == 0) {
+        place.step[0] = step.position;
+        for (int r = 0; r < ROWS; r++) {
+            place.step[1 + r] = step.slots[r], place.tokens[r] = step.tokens[r], place.forbidden[r] = step.forbidden[r];
+        }
+    }
+    __syncthreads();
+    if (is_reader()) {
+        read_token<DTYPE>(d, place);
+        clear_other(again(d), step.other); // while the workers make the logits
+    } else {
+        work_token<DTYPE, ROWS>(d, place, lane_best);
+    }
+    keep_best<ROWS>(d.best, best, lane_best, d.rows);
+    pick_when_last(d, step, &state);
+}
 // ---------------------------------------------------------------------------------------------------------------------
 // Host: errors
 
@@ -1361,6 +2438,12 @@ static bool launched(const char* kernel, Error* error) { return hip_ok(hipGetLas
 // ---------------------------------------------------------------------------------------------------------------------
 // Host: the device and its memory
 
+// How a decode step gets onto the card: stage by stage, the same as one captured graph, or as one kernel.
+enum Route { ROUTE_LAUNCHES, ROUTE_GRAPH, ROUTE_PERSISTENT, NUM_ROUTES };
+static const char* const route_names[NUM_ROUTES] = {"launches", "graph", "persistent"};
+
+typedef void (*TokenKernel)(Decode, StepArguments);
+
 // A point of the stream for a profile: where an operation ends, or (NO_OPERATION) where the next one begins.
 enum { NO_OPERATION = -1 };
 struct Mark {
@@ -1384,6 +2467,10 @@ struct Device {
     hipGraphExec_t graph; // a decode step of graph_B sequences with its pick, or NULL
     int graph_B;
     bool has_no_graphs;   // the runtime refused to capture one, or the steps are looked into
+    Route route;
+    int compute_units;
+    int blocks_per_unit;                 // of the persistent kernel
+    int max_blocks[PERSISTENT_ROWS + 1]; // of it per compute unit, by the number of rows; 0: it does not run here
     bool is_out_of_memory; // the last allocation found no room
     void* allocations[MAX_ALLOCATIONS];
     void* host_allocations[MAX_ALLOCATIONS];
@@ -1394,7 +2481,6 @@ struct Device {
     int hidden_stride; // of (rows, 4C)
     int max_rows;      // rows of one chunk
     int head_rows;     // rows that get their logits together
-    int compute_units;
     int matrix_lanes;  // lanes of the matrix instructions that long runs multiply by; 0: by none
 
     // on the card
@@ -1405,6 +2491,12 @@ struct Device {
     float* q;                        // (max_rows, NH, head_stride)
     float* att;                      // (max_rows, stride)
     float* hidden;                   // (max_rows, hidden_stride)
+    float* partials;                 // (rows of a decode chunk, NH, ranges, 2 + head_stride)
+    unsigned long long* best;        // (max_batch) highest ranks, 0 between tokens
+    float* flow[2];                  // persistent: (L, layer_floats), what one stage leaves for the next; EMPTY before use
+    int flow_in_use;                 // the one that the next token takes
+    size_t layer_floats;
+    int* arrived;                    // persistent: 0 between tokens
     uint16_t* rounded_normed;        // the same for matrix instructions; NULL where there are none
     uint16_t* rounded_att;
     uint16_t* rounded_hidden;
@@ -1543,23 +2635,61 @@ static size_t cache_layer_bytes(const Device* d) {
            dtype_size((DType)cache_format(d->options.dtype));
 }
 
+// Ranges of keys that a cache may have, and floats that the attention of one row leaves for them.
+static int max_ranges(const Device* d) { return (d->heads.maxT + RANGE - 1) / RANGE; }
+static size_t partial_floats(const Device* d) {
+    return (size_t)d->heads.NH * (size_t)max_ranges(d) * (size_t)(2 + d->heads.head_stride);
+}
+
+static TokenKernel token_kernel(const Device* d, int rows);
+static size_t token_shared_bytes(const Device* d, int rows);
+
+// Finds out for how many rows the persistent kernel runs here, and makes the memory between its stages. A runtime that
+// cannot say counts as one that cannot.
+static bool plan_persistent(Device* d, Error* error) {
+    size_t rows = (size_t)min(d->options.max_batch, (int)PERSISTENT_ROWS), L = (size_t)d->model->config.num_layers;
+    int is_cooperative = 0;
+    if (hipDeviceGetAttribute(&is_cooperative, hipDeviceAttributeCooperativeLaunch, d->options.gpu) != hipSuccess) is_cooperative = 0;
+    for (int r = 1; r <= (int)rows && is_cooperative && !d->options.cpu_logits; r++) {
+        size_t bytes = token_shared_bytes(d, r);
+        TokenKernel kernel = token_kernel(d, r);
+        if (bytes <= PERSISTENT_SHARED &&
+            hipFuncSetAttribute((const void*)kernel, hipFuncAttributeMaxDynamicSharedMemorySize, (int)bytes) == hipSuccess &&
+            hipOccupancyMaxActiveBlocksPerMultiprocessor(&d->max_blocks[r], kernel, DECODE_THREADS, bytes) == hipSuccess) continue;
+        d->max_blocks[r] = 0;
+    }
+    (void)hipGetLastError();
+    if (d->max_blocks[1] == 0) return true;
+    d->blocks_per_unit = 1;
+    d->layer_floats = rows * (3 * (size_t)d->heads.NH * (size_t)d->heads.head_stride + partial_floats(d) +
+                              2 * (size_t)d->stride + (size_t)d->hidden_stride);
+    d->layer_floats = (d->layer_floats + 3) / 4 * 4;
+    for (int i = 0; i < 2; i++) {
+        if (!card_array(d, &d->flow[i], L * d->layer_floats, "activations", error) ||
+            !hip_ok(hipMemset(d->flow[i], 0xff, L * d->layer_floats * sizeof(float)), "clearing memory", error)) return false;
+    }
+    return true;
+}
+
 // Everything that a token needs, for good.
 static bool plan_memory(Device* d, Error* error) {
     size_t rows = (size_t)d->max_rows, batch = (size_t)d->options.max_batch, L = (size_t)d->model->config.num_layers;
     size_t step = 1 + batch + rows, head_floats = (size_t)d->heads.NH * (size_t)d->heads.head_stride;
-    size_t cache = L * cache_layer_bytes(d), stride = (size_t)d->stride;
+    size_t cache = L * cache_layer_bytes(d), stride = (size_t)d->stride, decode_rows = min(rows, batch * DECODE_TOKENS);
     return card_array(d, &d->x, rows * stride, "activations", error) &&
            card_array(d, &d->normed, rows * stride, "activations", error) &&
            card_array(d, &d->q, rows * head_floats, "activations", error) &&
            card_array(d, &d->att, rows * stride, "activations", error) &&
            card_array(d, &d->hidden, rows * (size_t)d->hidden_stride, "activations", error) &&
+           card_array(d, &d->partials, decode_rows * partial_floats(d), "activations", error) &&
+           card_array(d, &d->best, batch, "activations", error) && card_array(d, &d->arrived, 1, "activations", error) &&
            card_array(d, &d->keys, cache, "the KV cache", error) &&
            card_array(d, &d->values, cache, "the KV cache", error) &&
            card_array(d, &d->step, step, "tokens", error) && card_array(d, &d->picks, batch, "tokens", error) &&
            card_array(d, &d->next, max(batch, (size_t)PROBE_ANSWERS), "tokens", error) &&
            host_array(d, &d->host_step, step, "tokens in pinned memory", error) &&
            host_array(d, &d->host_picks, batch, "tokens in pinned memory", error) &&
-           host_array(d, &d->host_next, max(batch, (size_t)PROBE_ANSWERS), "tokens in pinned memory", error);
+           host_array(d, &d->host_next, max(batch, (size_t)PROBE_ANSWERS), "tokens in pinned memory", error) && plan_persistent(d, error);
 }
 
 // What the matrix instructions of long runs read, on a card that has them. With f32 weights their rounding would show.
@@ -1672,9 +2802,11 @@ extern "C" bool gpt2_hip_info(GpuInfo* info, int gpu, Error* error) {
 }
 
 static void describe_device(Device* d, const GpuInfo* info, int wave_size, const char* head_note) {
-    snprintf(d->description, sizeof d->description, "GPU %d, %s, %s, wave%d, %d compute units, %.1f GB, %s%s", d->options.gpu,
+    char blocks[32] = "";
+    if (d->route == ROUTE_PERSISTENT) snprintf(blocks, sizeof blocks, " (%d blocks)", d->blocks_per_unit * d->compute_units);
+    snprintf(d->description, sizeof d->description, "GPU %d, %s, %s, wave%d, %d compute units, %.1f GB, %s, %s%s%s", d->options.gpu,
              info->name, info->arch, wave_size, info->compute_units, 1e-9 * (double)info->memory,
-             dtype_names[d->options.dtype], head_note);
+             dtype_names[d->options.dtype], route_names[d->route], blocks, head_note);
 }
 
 // The head on the card if it fits and the user has nothing against it, else on the CPU. Returns in `note` what the
@@ -1695,6 +2827,8 @@ static bool plan_head(Device* d, const char** note, Error* error) {
     return plan_cpu_head(d, error);
 }
 
+static bool choose_route(Device* d, Error* error);
+
 static bool hip_open_device(Device* d, Error* error) {
     int count = gpt2_hip_count(error), wave_size;
     if (count == 0) return false;
@@ -1706,9 +2840,12 @@ static bool hip_open_device(Device* d, Error* error) {
     const char* head_note;
     if (!hip_ok(hipSetDevice(d->options.gpu), "selecting the GPU", error) ||
         !gpt2_hip_info(&info, d->options.gpu, error) || !hip_ok(hipStreamCreate(&d->stream), "creating a stream", error) ||
-        (d->options.profile != NULL && !open_timeline(d, error)) || !plan_memory(d, error) ||
-        !probe_card(d, &wave_size, error) || !plan_matrix_products(d, error) || !upload_weights(d, error) ||
-        !plan_head(d, &head_note, error)) {
+        (d->options.profile != NULL && !open_timeline(d, error))) {
+        return false;
+    }
+    d->compute_units = max(1, info.compute_units);
+    if (!plan_memory(d, error) || !probe_card(d, &wave_size, error) || !plan_matrix_products(d, error) ||
+        !upload_weights(d, error) || !plan_head(d, &head_note, error) || !choose_route(d, error)) {
         return false;
     }
     d->compute_units = max(1, info.compute_units);
@@ -1716,8 +2853,17 @@ static bool hip_open_device(Device* d, Error* error) {
     return hip_ok(hipStreamSynchronize(d->stream), "uploading the weights", error);
 }
 
+// Rows of activations, and the place of a head, must fit into the shared memory that every card has.
+static bool shape_ok(const GPT2Config* config, Error* error) {
+    int stride = round_up(config->channels, ROW_ALIGN), head_stride = round_up(config->channels / config->num_heads, HEAD_ALIGN);
+    return ((size_t)stride * sizeof(float) <= DECODE_SHARED && (size_t)attention_place_floats(head_stride) * sizeof(float) <= DECODE_SHARED) ||
+           fail(error, "GPU: %d channels in %d heads are too wide for its kernels, which take 10000 channels and heads of 1400; "
+                       "use --device cpu", config->channels, config->num_heads);
+}
+
 static Device* hip_open(const GPT2Model* model, const DeviceOptions* options, Error* error) {
     const GPT2Config* config = &model->config;
+    if (!shape_ok(config, error)) return NULL;
     Device* d = (Device*)allocate(1, sizeof *d, "GPU device", error);
     if (d == NULL) return NULL;
     memset((void*)d, 0, sizeof *d);
@@ -1806,11 +2952,11 @@ struct Activations {
     Activation normed, att, hidden;
 };
 
-static Activations activations(const Device* d, bool is_decode) {
+static Activations activations(const Device* d) {
     Activations wide = {{d->normed, DTYPE_F32}, {d->att, DTYPE_F32}, {d->hidden, DTYPE_F32}};
     int format = matrix_format(d->options.dtype);
     Activations rounded = {{d->rounded_normed, format}, {d->rounded_att, format}, {d->rounded_hidden, format}};
-    return is_decode || d->matrix_lanes == 0 ? wide : rounded;
+    return d->matrix_lanes == 0 ? wide : rounded;
 }
 
 template <class Shape, int DTYPE, int SIZE>
@@ -1840,28 +2986,10 @@ static void launch_matrix_matmul(const Device* d, const Output& output, const ui
 }
 
 template <int DTYPE>
-static void launch_decode_matmul(const Device* d, const Output& output, const float* in, Matrix weight, const float* bias,
-                                 int rows, int stride, int OC) {
-    dim3 threads(THREADS), columns((unsigned)((OC + GROUPS - 1) / GROUPS));
-    dim3 passes(columns.x, (unsigned)((rows + DECODE_ROWS - 1) / DECODE_ROWS));
-    if (rows == 1) {
-        hipLaunchKernelGGL((decode_matmul<DTYPE, 1>), columns, threads, 0, d->stream, output, in, weight, bias, rows, stride, OC);
-    } else if (rows == 2) {
-        hipLaunchKernelGGL((decode_matmul<DTYPE, 2>), columns, threads, 0, d->stream, output, in, weight, bias, rows, stride, OC);
-    } else if (rows <= 4) {
-        hipLaunchKernelGGL((decode_matmul<DTYPE, 4>), columns, threads, 0, d->stream, output, in, weight, bias, rows, stride, OC);
-    } else {
-        hipLaunchKernelGGL((decode_matmul<DTYPE, DECODE_ROWS>), passes, threads, 0, d->stream, output, in, weight, bias, rows, stride, OC);
-    }
-}
-
-template <int DTYPE>
 static void launch_matmul(const Device* d, const Output& output, Activation in, Matrix weight, const float* bias,
-                          int rows, int stride, int OC, bool is_decode) {
+                          int rows, int stride, int OC) {
     dim3 threads(THREADS), tiles((unsigned)((rows + TILE - 1) / TILE), (unsigned)((OC + TILE - 1) / TILE));
-    if (is_decode) {
-        launch_decode_matmul<DTYPE>(d, output, (const float*)in.data, weight, bias, rows, stride, OC);
-    } else if (in.format == DTYPE_F32) {
+    if (in.format == DTYPE_F32) {
         hipLaunchKernelGGL((prefill_matmul<DTYPE>), tiles, threads, 0, d->stream, output, (const float*)in.data, weight, bias, rows, stride, OC);
     } else {
         launch_matrix_matmul<NativeShape, DTYPE == DTYPE_F32 ? DTYPE_BF16 : DTYPE>(d, output, (const uint16_t*)in.data, weight, bias, rows, stride, OC);
@@ -1870,14 +2998,14 @@ static void launch_matmul(const Device* d, const Output& output, Activation in, 
 
 // output (rows, OC) = in (rows, cols, padded) · one layer of the matrix (OC, cols)ᵀ + bias.
 static bool matmul(const Device* d, const Output& output, Activation in, ParameterId id, const float* bias, int layer,
-                   int rows, int OC, bool is_decode, Error* error) {
+                   int rows, int OC, Error* error) {
     Matrix weight = layer_matrix(d, id, layer);
     int stride = id == FCPROJW ? d->hidden_stride : d->stride;
     switch (d->options.dtype) {
-    case DTYPE_F32: launch_matmul<DTYPE_F32>(d, output, in, weight, bias, rows, stride, OC, is_decode); break;
-    case DTYPE_BF16: launch_matmul<DTYPE_BF16>(d, output, in, weight, bias, rows, stride, OC, is_decode); break;
-    case DTYPE_F16: launch_matmul<DTYPE_F16>(d, output, in, weight, bias, rows, stride, OC, is_decode); break;
-    default: launch_matmul<DTYPE_Q8>(d, output, in, weight, bias, rows, stride, OC, is_decode); break;
+    case DTYPE_F32: launch_matmul<DTYPE_F32>(d, output, in, weight, bias, rows, stride, OC); break;
+    case DTYPE_BF16: launch_matmul<DTYPE_BF16>(d, output, in, weight, bias, rows, stride, OC); break;
+    case DTYPE_F16: launch_matmul<DTYPE_F16>(d, output, in, weight, bias, rows, stride, OC); break;
+    default: launch_matmul<DTYPE_Q8>(d, output, in, weight, bias, rows, stride, OC); break;
     }
     return launched("starting a matrix product", error);
 }
@@ -1909,30 +3037,27 @@ static void launch_matrix_attention(const Device* d, Heads heads, const void* ke
     int queries = ATTENTION_WAVES * FRAGMENT;
     dim3 blocks((unsigned)(B * ((heads.T + queries - 1) / queries)), (unsigned)heads.NH);
     dim3 threads((unsigned)(ATTENTION_WAVES * d->matrix_lanes));
-    hipLaunchKernelGGL((matrix_attention<Shape, HEAD>), blocks, threads, 0, d->stream, activations(d, false).att, d->q, keys, values, d->step, heads, d->stride, score_scale);
+    hipLaunchKernelGGL((matrix_attention<Shape, HEAD>), blocks, threads, 0, d->stream, activations(d).att, d->q, keys, values, d->step, heads, d->stride, score_scale);
 }
 
 template <int CACHE>
-static void launch_attention(const Device* d, Heads heads, const void* keys, const void* values, int B, bool is_decode) {
+static void launch_attention(const Device* d, Heads heads, const void* keys, const void* values, int B) {
     unsigned slices = (unsigned)((heads.hs + HEAD_SLICE - 1) / HEAD_SLICE), NH = (unsigned)heads.NH;
-    dim3 threads(THREADS), rows((unsigned)(B * heads.T), NH, slices);
-    dim3 tiles((unsigned)(B * ((heads.T + QUERIES - 1) / QUERIES)), NH, slices);
+    dim3 threads(THREADS), tiles((unsigned)(B * ((heads.T + QUERIES - 1) / QUERIES)), NH, slices);
     float score_scale = 1.0f / sqrtf((float)heads.hs);
-    if (is_decode) {
-        hipLaunchKernelGGL((decode_attention<CACHE>), rows, threads, 0, d->stream, d->att, d->q, keys, values, d->step, heads, d->stride, score_scale);
-    } else if (d->matrix_lanes > 0 && heads.hs <= 64) {
+    if (d->matrix_lanes > 0 && heads.hs <= 64) {
         launch_matrix_attention<NativeShape, 64>(d, heads, keys, values, B, score_scale);
     } else if (d->matrix_lanes > 0 && heads.hs <= 128) {
         launch_matrix_attention<NativeShape, 128>(d, heads, keys, values, B, score_scale);
     } else {
-        hipLaunchKernelGGL((prefill_attention<CACHE>), tiles, threads, 0, d->stream, activations(d, false).att, d->q, keys, values, d->step, heads, d->stride, score_scale);
+        hipLaunchKernelGGL((prefill_attention<CACHE>), tiles, threads, 0, d->stream, activations(d).att, d->q, keys, values, d->step, heads, d->stride, score_scale);
     }
 }
 
 // att (rows, C) from q and this layer's cache.
-static bool attend(const Device* d, Heads heads, const void* keys, const void* values, int B, bool is_decode, Error* error) {
-    if (cache_format(d->options.dtype) == DTYPE_F32) launch_attention<DTYPE_F32>(d, heads, keys, values, B, is_decode);
-    else launch_attention<DTYPE_F16>(d, heads, keys, values, B, is_decode);
+static bool attend(const Device* d, Heads heads, const void* keys, const void* values, int B, Error* error) {
+    if (cache_format(d->options.dtype) == DTYPE_F32) launch_attention<DTYPE_F32>(d, heads, keys, values, B);
+    else launch_attention<DTYPE_F16>(d, heads, keys, values, B);
     return launched("starting attention", error);
 }
 
@@ -1944,26 +3069,115 @@ static Output plain_output(OutputKind kind, float* out, int stride) {
     return output;
 }
 
-// One transformer block: x += attproj(attention(ln1(x))), x += fcproj(GELU(fc(ln2(x)))).
-static bool enqueue_layer(const Device* d, int layer, int B, int T, bool is_decode, Error* error) {
+// One transformer block for a long run: x += attproj(attention(ln1(x))), x += fcproj(GELU(fc(ln2(x)))).
+static bool enqueue_prefill_layer(const Device* d, int layer, int B, int T, Error* error) {
     int C = d->heads.C, rows = B * T;
-    Activations a = activations(d, is_decode);
+    Activations a = activations(d);
     Output qkv = plain_output(OUTPUT_QKV, d->q, 0), hidden = plain_output(OUTPUT_GELU, d->hidden, d->hidden_stride);
     Output residual = plain_output(OUTPUT_ADD, d->x, d->stride);
     qkv.keys = d->keys + (size_t)layer * cache_layer_bytes(d), qkv.values = d->values + (size_t)layer * cache_layer_bytes(d);
     qkv.step = d->step, qkv.heads = d->heads, qkv.heads.T = T;
     hidden.hidden = a.hidden;
     return normalise(d, a.normed, LN1W, LN1B, layer, rows, rows, rows, 0, error) &&
-           matmul(d, qkv, a.normed, QKVW, layer_vector(d, QKVB, layer), layer, rows, 3 * C, is_decode, error) &&
-           mark(d, OPERATION_QKV, B, T, error) && attend(d, qkv.heads, qkv.keys, qkv.values, B, is_decode, error) &&
+           matmul(d, qkv, a.normed, QKVW, layer_vector(d, QKVB, layer), layer, rows, 3 * C, error) &&
+           mark(d, OPERATION_QKV, B, T, error) && attend(d, qkv.heads, qkv.keys, qkv.values, B, error) &&
            mark(d, OPERATION_ATTENTION, B, T, error) &&
-           matmul(d, residual, a.att, ATTPROJW, layer_vector(d, ATTPROJB, layer), layer, rows, C, is_decode, error) &&
+           matmul(d, residual, a.att, ATTPROJW, layer_vector(d, ATTPROJB, layer), layer, rows, C, error) &&
            mark(d, OPERATION_ATTPROJ, B, T, error) &&
            normalise(d, a.normed, LN2W, LN2B, layer, rows, rows, rows, 0, error) &&
-           matmul(d, hidden, a.normed, FCW, layer_vector(d, FCB, layer), layer, rows, 4 * C, is_decode, error) &&
+           matmul(d, hidden, a.normed, FCW, layer_vector(d, FCB, layer), layer, rows, 4 * C, error) &&
            mark(d, OPERATION_FC, B, T, error) &&
-           matmul(d, residual, a.hidden, FCPROJW, layer_vector(d, FCPROJB, layer), layer, rows, C, is_decode, error) &&
+           matmul(d, residual, a.hidden, FCPROJW, layer_vector(d, FCPROJB, layer), layer, rows, C, error) &&
            mark(d, OPERATION_FCPROJ, B, T, error) && keep_residual(d, layer + 1, B, T, error);
+}
+
+// What the stages know about a run of T tokens for each of rows / T sequences.
+static Decode decode_of(const Device* d, int rows, int T) {
+    Decode k;
+    memset((void*)&k, 0, sizeof k);
+    k.heads = d->heads, k.heads.T = T, k.rows = rows, k.L = d->model->config.num_layers, k.V = d->model->config.vocab_size;
+    k.stride = d->stride, k.hidden_stride = d->hidden_stride, k.ranges = max_ranges(d);
+    static const ParameterId matrices[NUM_STAGES] = {QKVW, ATTPROJW, FCW, FCPROJW, WTE};
+    static const ParameterId biases[NUM_STAGES] = {QKVB, ATTPROJB, FCB, FCPROJB, NUM_PARAMETERS};
+    static const ParameterId ln_weights[NUM_STAGES] = {LN1W, NUM_PARAMETERS, LN2W, NUM_PARAMETERS, LNFW};
+    static const ParameterId ln_biases[NUM_STAGES] = {LN1B, NUM_PARAMETERS, LN2B, NUM_PARAMETERS, LNFB};
+    k.wte = d->matrices[WTE], k.wpe = d->matrices[WPE];
+    for (int i = 0; i < NUM_STAGES; i++) {
+        k.matrices[i] = d->matrices[matrices[i]];
+        if (biases[i] != NUM_PARAMETERS) k.biases[i] = d->vectors[biases[i]];
+        if (ln_weights[i] != NUM_PARAMETERS) k.ln_weights[i] = d->vectors[ln_weights[i]], k.ln_biases[i] = d->vectors[ln_biases[i]];
+    }
+    k.keys = d->keys, k.values = d->values, k.cache_bytes = cache_layer_bytes(d);
+    k.flow.q = d->q, k.flow.partials = d->partials, k.flow.middle = k.flow.x = d->x, k.flow.hidden = d->hidden;
+    k.logits = d->logits;
+    return k;
+}
+
+// How many rows a block of decode_stage takes, as many slices of them as it has room for, and the room.
+struct StageShape {
+    int block_rows, slices_at_once;
+    size_t shared_bytes;
+};
+
+template <int DTYPE> static StageShape stage_shape(const Product& product, int rows) {
+    StageShape shape;
+    for (shape.block_rows = rows > 4 ? DECODE_ROWS : rows > 2 ? 4 : rows;; shape.block_rows /= 2) {
+        for (shape.slices_at_once = product.slices; shape.slices_at_once > 0; shape.slices_at_once--) {
+            int row_floats = stage_row_floats<DTYPE>(product.stride, product.slices, shape.slices_at_once);
+            shape.shared_bytes = (size_t)(shape.block_rows * row_floats) * sizeof(float);
+            if (shape.shared_bytes <= DECODE_SHARED) return shape;
+        }
+    }
+}
+
+template <int DTYPE> static void launch_stage(const Device* d, const Decode& decode, int stage, int layer, HeadRows head) {
+    Product product = stage_product<DTYPE>(decode, stage, layer);
+    StageShape shape = stage_shape<DTYPE>(product, decode.rows);
+    int pairs = (product.OC + COLUMNS - 1) / COLUMNS, per_block = WORKERS / product.slices;
+    int blocks = (pairs + per_block - 1) / per_block, passes = (decode.rows + shape.block_rows - 1) / shape.block_rows;
+    if (product.slices == 1) blocks = min(blocks, 2 * d->compute_units); // each makes the LayerNorm for itself
+    dim3 grid((unsigned)blocks, (unsigned)passes), threads(DECODE_THREADS);
+    switch (shape.block_rows) {
+    case 1: hipLaunchKernelGGL((decode_stage<DTYPE, 1>), grid, threads, shape.shared_bytes, d->stream, decode, stage, layer, d->step, head, d->picks, shape.slices_at_once); break;
+    case 2: hipLaunchKernelGGL((decode_stage<DTYPE, 2>), grid, threads, shape.shared_bytes, d->stream, decode, stage, layer, d->step, head, d->picks, shape.slices_at_once); break;
+    case 4: hipLaunchKernelGGL((decode_stage<DTYPE, 4>), grid, threads, shape.shared_bytes, d->stream, decode, stage, layer, d->step, head, d->picks, shape.slices_at_once); break;
+    default: hipLaunchKernelGGL((decode_stage<DTYPE, DECODE_ROWS>), grid, threads, shape.shared_bytes, d->stream, decode, stage, layer, d->step, head, d->picks, shape.slices_at_once); break;
+    }
+}
+
+static bool enqueue_stage(const Device* d, const Decode& decode, int stage, int layer, HeadRows head, Error* error) {
+    switch (d->options.dtype) {
+    case DTYPE_F32: launch_stage<DTYPE_F32>(d, decode, stage, layer, head); break;
+    case DTYPE_BF16: launch_stage<DTYPE_BF16>(d, decode, stage, layer, head); break;
+    case DTYPE_F16: launch_stage<DTYPE_F16>(d, decode, stage, layer, head); break;
+    default: launch_stage<DTYPE_Q8>(d, decode, stage, layer, head); break;
+    }
+    return launched("starting a stage", error);
+}
+
+// The attention of all rows, in ranges of keys. The grid has all ranges that there may ever be, for a graph's launches
+// stay the same while the text grows.
+static bool enqueue_attention(const Device* d, const Decode& decode, int layer, Error* error) {
+    dim3 grid((unsigned)decode.ranges, (unsigned)decode.heads.NH, (unsigned)decode.rows), threads(READERS * GROUP);
+    size_t bytes = (size_t)attention_place_floats(decode.heads.head_stride) * sizeof(float);
+    if (cache_format(d->options.dtype) == DTYPE_F32) {
+        hipLaunchKernelGGL((decode_attention<DTYPE_F32>), grid, threads, bytes, d->stream, decode, layer, d->step);
+    } else {
+        hipLaunchKernelGGL((decode_attention<DTYPE_F16>), grid, threads, bytes, d->stream, decode, layer, d->step);
+    }
+    return launched("starting attention", error);
+}
+
+// One transformer block for a short run.
+static bool enqueue_decode_layer(const Device* d, int layer, int B, int T, Error* error) {
+    Decode decode = decode_of(d, B * T, T);
+    HeadRows none = {0, 0, 0};
+    return enqueue_stage(d, decode, STAGE_QKV, layer, none, error) && mark(d, OPERATION_QKV, B, T, error) &&
+           enqueue_attention(d, decode, layer, error) && mark(d, OPERATION_ATTENTION, B, T, error) &&
+           enqueue_stage(d, decode, STAGE_ATTPROJ, layer, none, error) && mark(d, OPERATION_ATTPROJ, B, T, error) &&
+           enqueue_stage(d, decode, STAGE_FC, layer, none, error) && mark(d, OPERATION_FC, B, T, error) &&
+           enqueue_stage(d, decode, STAGE_FCPROJ, layer, none, error) && mark(d, OPERATION_FCPROJ, B, T, error) &&
+           keep_residual(d, layer + 1, B, T, error);
 }
 
 // From the tokens in host_step to x (B * T, C) after the last layer.
@@ -1981,22 +3195,23 @@ static bool enqueue_chunk(const Device* d, int B, int T, bool is_decode, Error* 
     if (!mark(d, NO_OPERATION, B, T, error) || !embed_tokens(d, (int)rows, T, error) ||
         !mark(d, OPERATION_EMBED, B, T, error) || !keep_residual(d, 0, B, T, error)) return false;
     for (int l = 0; l < d->model->config.num_layers; l++) {
-        if (!enqueue_layer(d, l, B, T, is_decode, error)) return false;
+        if (!(is_decode ? enqueue_decode_layer(d, l, B, T, error) : enqueue_prefill_layer(d, l, B, T, error))) return false;
     }
     return true;
 }
 
-// The head for `rows` rows, `count` out of every `pitch` of x, starting at `first`: their logits on the card, or with
-// cpu_logits their hidden states in host_hidden once the stream has run.
-static bool enqueue_head(const Device* d, int rows, int count, int pitch, int first, Error* error) {
-    Activation normed = activations(d, true).normed;
-    if (!mark(d, NO_OPERATION, 1, rows, error) || !normalise(d, normed, LNFW, LNFB, 0, rows, count, pitch, first, error)) return false;
+// The head for `rows` rows, `count` out of every `pitch` of x, starting at `first`: their logits on the card, and with
+// `best` their highest ranks; or with cpu_logits their hidden states in host_hidden once the stream has run.
+static bool enqueue_head(const Device* d, int rows, HeadRows head, unsigned long long* best, Error* error) {
+    if (!mark(d, NO_OPERATION, 1, rows, error)) return false;
     if (!d->options.cpu_logits) {
-        int V = d->model->config.vocab_size;
-        return matmul(d, plain_output(OUTPUT_STORE, d->logits, V), normed, WTE, NULL, 0, rows, V, true, error) &&
-               mark(d, OPERATION_HEAD, 1, rows, error);
+        Decode decode = decode_of(d, rows, 1);
+        decode.best = best;
+        return enqueue_stage(d, decode, STAGE_HEAD, 0, head, error) && mark(d, OPERATION_HEAD, 1, rows, error);
     }
-    return hip_ok(hipMemcpyAsync(d->host_hidden, d->normed, (size_t)rows * (size_t)d->stride * sizeof(float),
+    Activation normed = {d->normed, DTYPE_F32};
+    return normalise(d, normed, LNFW, LNFB, 0, rows, head.count, head.pitch, head.first, error) &&
+           hip_ok(hipMemcpyAsync(d->host_hidden, d->normed, (size_t)rows * (size_t)d->stride * sizeof(float),
                                  hipMemcpyDeviceToHost, d->stream), "downloading hidden states", error);
 }
 
@@ -2058,7 +3273,8 @@ static bool forward_head(Device* d, float* logits, int B, int num_logits, int of
         float* out = logits + ((size_t)b * (size_t)num_logits + (size_t)(offset + first)) * V;
         for (int t = first, n; t < T; t += n, out += (size_t)n * V) {
             n = min(T - t, d->head_rows);
-            if (!enqueue_head(d, n, n, n, b * T + t, error) || !fetch_logits(d, out, n, error)) return false;
+            HeadRows head = {n, n, b * T + t};
+            if (!enqueue_head(d, n, head, NULL, error) || !fetch_logits(d, out, n, error)) return false;
         }
     }
     return true;
@@ -2073,7 +3289,8 @@ static bool hip_forward(Device* d, const TokenRun* run, int num_logits, float* l
         if (!stage_tokens(d, run, start, T, error) || !enqueue_chunk(d, run->B, T, is_decode, error)) return false;
         int first = max(0, first_wanted - start), wanted = T - first;
         if (wanted == 1 && num_logits == 1) { // all sequences together, wte is read once
-            if (!enqueue_head(d, run->B, 1, T, first, error) || !fetch_logits(d, logits, run->B, error)) return false;
+            HeadRows head = {1, T, first};
+            if (!enqueue_head(d, run->B, head, NULL, error) || !fetch_logits(d, logits, run->B, error)) return false;
         } else if (wanted > 0 && !forward_head(d, logits, run->B, num_logits, start - first_wanted, T, first, error)) {
             return false;
         }
@@ -2101,16 +3318,20 @@ static Pick make_pick(const Choice* choice) {
     return pick;
 }
 
+// The sampling options of B sequences go up, for the stages that follow.
+static bool upload_picks(const Device* d, int B, Error* error) {
+    return hip_ok(hipMemcpyAsync(d->picks, d->host_picks, (size_t)B * sizeof(Pick), hipMemcpyHostToDevice, d->stream),
+                  "uploading the sampling options", error);
+}
+
 // From the last rows of x (B sequences, `pitch` rows each) to host_next (B).
 static bool enqueue_pick(const Device* d, int B, int pitch, Error* error) {
-    size_t batch = (size_t)B;
-    if (!enqueue_head(d, B, 1, pitch, pitch - 1, error) ||
-        !hip_ok(hipMemcpyAsync(d->picks, d->host_picks, batch * sizeof(Pick), hipMemcpyHostToDevice, d->stream),
-                "uploading the sampling options", error)) return false;
-    hipLaunchKernelGGL(pick_token, dim3((unsigned)B), dim3(THREADS), 0, d->stream, d->next, d->logits, d->picks,
-                       d->model->config.vocab_size);
+    HeadRows head = {1, pitch, pitch - 1};
+    if (!upload_picks(d, B, error) || !enqueue_head(d, B, head, d->best, error)) return false;
+    hipLaunchKernelGGL(pick_token, dim3((unsigned)B), dim3(DECODE_THREADS), 0, d->stream, d->next, d->logits, d->best,
+                       d->picks, d->model->config.vocab_size);
     return launched("starting the choice of a token", error) &&
-           hip_ok(hipMemcpyAsync(d->host_next, d->next, batch * sizeof(int), hipMemcpyDeviceToHost, d->stream),
+           hip_ok(hipMemcpyAsync(d->host_next, d->next, (size_t)B * sizeof(int), hipMemcpyDeviceToHost, d->stream),
                   "downloading tokens", error);
 }
 
@@ -2131,7 +3352,57 @@ static void capture_step(Device* d, int B) {
     (void)hipGetLastError();
 }
 
+template <int DTYPE> static TokenKernel token_kernel_of(int rows) {
+    return rows == 1 ? decode_token<DTYPE, 1> : decode_token<DTYPE, PERSISTENT_ROWS>;
+}
+
+static TokenKernel token_kernel(const Device* d, int rows) {
+    switch (d->options.dtype) {
+    case DTYPE_F32: return token_kernel_of<DTYPE_F32>(rows);
+    case DTYPE_BF16: return token_kernel_of<DTYPE_BF16>(rows);
+    case DTYPE_F16: return token_kernel_of<DTYPE_F16>(rows);
+    default: return token_kernel_of<DTYPE_Q8>(rows);
+    }
+}
+
+static size_t token_shared_bytes(const Device* d, int rows) {
+    return sizeof(float) * (size_t)(rows == 1 ? token_place_floats<1>(d->stride, d->hidden_stride, d->heads.head_stride)
+                                              : token_place_floats<PERSISTENT_ROWS>(d->stride, d->hidden_stride, d->heads.head_stride));
+}
+
+// One decode step of B sequences in one kernel, from host_step to host_next, which the kernel writes itself.
+static bool enqueue_token(Device* d, int B, Error* error) {
+    Decode decode = decode_of(d, B, 1);
+    StepArguments step;
+    float* flow = d->flow[d->flow_in_use];
+    size_t P = (size_t)min(d->options.max_batch, (int)PERSISTENT_ROWS);
+    memset((void*)&step, 0, sizeof step);
+    decode.best = d->best, decode.layer_floats = d->layer_floats;
+    decode.flow.q = flow, decode.flow.partials = flow + 3 * P * (size_t)d->heads.NH * (size_t)d->heads.head_stride;
+    decode.flow.middle = decode.flow.partials + P * partial_floats(d);
+    decode.flow.hidden = decode.flow.middle + P * (size_t)d->stride;
+    decode.flow.x = decode.flow.hidden + P * (size_t)d->hidden_stride;
+    step.position = d->host_step[0], step.is_greedy = true;
+    for (int b = 0; b < B; b++) {
+        step.slots[b] = d->host_step[1 + b], step.tokens[b] = d->host_step[1 + d->options.max_batch + b];
+        step.forbidden[b] = d->host_picks[b].forbidden;
+        step.is_greedy &= is_plain_greedy(&d->host_picks[b]);
+    }
+    step.picks = d->picks, step.next = d->host_next, step.arrived = d->arrived, step.other = d->flow[1 - d->flow_in_use];
+    if (!step.is_greedy && !upload_picks(d, B, error)) return false;
+    void* arguments[] = {(void*)&decode, (void*)&step};
+    dim3 blocks((unsigned)(min(d->blocks_per_unit, d->max_blocks[B]) * d->compute_units));
+    if (!hip_ok(hipLaunchCooperativeKernel(token_kernel(d, B), blocks, dim3(DECODE_THREADS), arguments,
+                                           (unsigned)token_shared_bytes(d, B), d->stream),
+                "starting a token", error)) return false;
+    d->flow_in_use = 1 - d->flow_in_use;
+    return true;
+}
+
+// One decode step of B sequences, from host_step to host_next, by the device's route or the next that can take it.
 static bool run_step(Device* d, int B, Error* error) {
+    if (d->route == ROUTE_PERSISTENT && B <= PERSISTENT_ROWS && d->max_blocks[B] > 0) return enqueue_token(d, B, error);
+    if (d->route == ROUTE_LAUNCHES) d->has_no_graphs = true;
     if (!d->has_no_graphs && d->graph_B != B) capture_step(d, B);
     if (d->has_no_graphs) return enqueue_chunk(d, B, 1, true, error) && enqueue_pick(d, B, 1, error);
     return hip_ok(hipGraphLaunch(d->graph, d->stream), "starting a captured step", error);
@@ -2184,6 +3455,63 @@ static bool hip_copy_cache(Device* d, int to, int from, int length, Error* error
     hipLaunchKernelGGL(copy_slot, blocks, dim3(THREADS), 0, d->stream, d->keys, d->values, PACK, d->heads,
                        cache_layer_bytes(d) / PACK_BYTES, to, from, length);
     return launched("copying a cache", error) && synchronise(d, error);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Host: choosing the route
+
+// Seconds of one decode step by the device's route: the best of three, after one to warm up. It writes position 0 of
+// slot 0, which the first run writes again.
+static bool time_step(Device* d, double* seconds, Error* error) {
+    memset(d->host_step, 0, (2 + (size_t)d->options.max_batch) * sizeof(int));
+    memset((void*)d->host_picks, 0, sizeof(Pick));
+    d->host_picks[0].options.repeat_penalty = 1, d->host_picks[0].forbidden = -1;
+    *seconds = INFINITY;
+    for (int i = 0; i < 4; i++) {
+        double start = seconds_now();
+        if (!run_step(d, 1, error) || !synchronise(d, error)) return false;
+        if (i > 0) *seconds = fmin(*seconds, seconds_now() - start);
+    }
+    return true;
+}
+
+// Tries the persistent kernel with one and with two blocks on each compute unit, and the graph, and keeps the fastest.
+// All give the same bits, so it changes the time and nothing else. A persistent kernel that fails is not asked again.
+static bool try_routes(Device* d, Error* error) {
+    double graph, seconds, best = INFINITY;
+    int best_blocks = 1;
+    d->route = ROUTE_PERSISTENT;
+    for (int blocks = 1; blocks <= min(d->max_blocks[1], 2); blocks++) {
+        d->blocks_per_unit = blocks;
+        if (!time_step(d, &seconds, error)) {
+            (void)hipGetLastError();
+            memset(d->max_blocks, 0, sizeof d->max_blocks);
+            best = INFINITY;
+        } else if (seconds < best) {
+            best = seconds, best_blocks = blocks;
+        }
+    }
+    d->route = ROUTE_GRAPH, d->blocks_per_unit = best_blocks;
+    if (!time_step(d, &graph, error)) return false;
+    if (best < graph) d->route = ROUTE_PERSISTENT;
+    return true;
+}
+
+// The route that DeviceOptions.kernels names, or the fastest. With the logits on the CPU, and where one looks inside, there
+// are only launches.
+static bool choose_route(Device* d, Error* error) {
+    const char* name = d->options.kernels;
+    d->route = ROUTE_LAUNCHES;
+    if (d->options.cpu_logits || d->options.profile != NULL || d->options.residuals != NULL) return true;
+    if (name == NULL) return try_routes(d, error);
+    int route = 0;
+    while (route < NUM_ROUTES && strcmp(name, route_names[route]) != 0) route++;
+    if (route == NUM_ROUTES) return fail(error, "GPU: no kernels are named %s; there are launches, graph and persistent", name);
+    if (route == ROUTE_PERSISTENT && d->max_blocks[1] == 0) {
+        return fail(error, "GPU %d: the persistent kernel does not run on this card", d->options.gpu);
+    }
+    d->route = (Route)route;
+    return true;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -2293,6 +3621,7 @@ extern "C" bool gpt2_hip_measure(Roof* roof, int gpu, DType dtype, size_t workin
     ok = ok && measure_products(roof, dtype, blocks, (unsigned*)sum, error);
     (void)hipFree(packs);
     (void)hipFree(sum);
+    roof->working_set = working_set;
     return ok;
 }
 

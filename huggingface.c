@@ -68,6 +68,21 @@ static bool check_switches(const json_t* root, const char* path, Error* error) {
     return true;
 }
 
+// What a configuration may only say in one way, or not at all.
+static bool check_contradictions(HfConfig* hf, const json_t* root, const char* path, Error* error) {
+    const json_t *context = json_object_get(root, "n_ctx"), *tied = json_object_get(root, "tie_word_embeddings");
+    const json_t* quantization = json_object_get(root, "quantization_config");
+    hf->is_tied = !json_is_false(tied);
+    if (context != NULL && !json_is_null(context) && json_integer_value(context) != hf->config.max_seq_len) {
+        return fail(error, "%s: n_ctx is not n_positions, which is %d", path, hf->config.max_seq_len);
+    }
+    if (tied != NULL && !json_is_null(tied) && !json_is_boolean(tied)) {
+        return fail(error, "%s: tie_word_embeddings is neither true nor false", path);
+    }
+    if (quantization == NULL || json_is_null(quantization)) return true;
+    return fail(error, "%s: has a quantization_config; only weights in F32, F16 or BF16 are read", path);
+}
+
 // Absent, null, or one of the words.
 static bool check_word(const json_t* root, const char* key, const char* const* words, size_t n, const char* path,
                        Error* error) {
@@ -108,8 +123,8 @@ static bool parse_config(HfConfig* hf, const json_t* root, const char* path, Err
               read_int(&config->num_heads, root, "n_head", path, error);
     if (!ok) return false;
     config->padded_vocab_size = config->vocab_size;
-    hf->is_tied = !json_is_false(json_object_get(root, "tie_word_embeddings"));
-    return gpt2_config_check(config, path, error) && check_variant(root, config, path, error);
+    return gpt2_config_check(config, path, error) && check_contradictions(hf, root, path, error) &&
+           check_variant(root, config, path, error);
 }
 
 static bool load_config(HfConfig* hf, const char* path, Error* error) {
@@ -202,13 +217,15 @@ static bool check_shape(const SafetensorsEntry* entry, const ParameterShape* sha
                 printable(entry->name).text, expected);
 }
 
+static bool fail_layer(const Collection* collection, const SafetensorsEntry* entry, const char* path, Error* error) {
+    return fail(error, "%s: tensor %s is of a layer beyond the %d of the configuration", path,
+                printable(entry->name).text, collection->config.num_layers);
+}
+
 static bool collect_parameter(Collection* collection, const SafetensorsEntry* entry, const Name* name, const char* path,
                               Error* error) {
     ParameterShape shape = gpt2_parameter_shape(name->id, &collection->config);
-    if (name->layer >= shape.layers) {
-        return fail(error, "%s: tensor %s is of a layer beyond the %zu of the configuration", path,
-                    printable(entry->name).text, shape.layers);
-    }
+    if (name->layer >= shape.layers) return fail_layer(collection, entry, path, error);
     SourceTensor* source = &collection->sources[source_index(&collection->config, (int)name->id, name->layer)];
     if (source->data != NULL) {
         return fail(error, "%s: tensor %s is there twice, with and without \"transformer.\" or in two files", path,
@@ -224,7 +241,9 @@ static bool collect_entry(Collection* collection, const SafetensorsEntry* entry,
     Name name = parse_name(entry->name);
     switch (name.kind) {
     case NAME_PARAMETER: return collect_parameter(collection, entry, &name, path, error);
-    case NAME_MASK: return true;
+    case NAME_MASK:
+        if (name.layer >= (size_t)collection->config.num_layers) return fail_layer(collection, entry, path, error);
+        return true;
     case NAME_HEAD:
         if (collection->head != NULL) return fail(error, "%s: tensor lm_head.weight is there twice", path);
         collection->head = entry;

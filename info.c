@@ -183,7 +183,7 @@ static bool print_sample(FILE* out, const Generation* g, Error* error) {
     if (!tokenizer_encode(g->tokenizer, SAMPLE, strlen(SAMPLE), &ids, &n, error)) return false;
     if (g->options->json) {
         fputs("\"sample\": ", out);
-        json_string(out, SAMPLE, strlen(SAMPLE));
+        json_quoted(out, SAMPLE, strlen(SAMPLE));
         fputs(", ", out);
         json_ids(out, "sample_tokens", ids, (int)n);
     } else {
@@ -217,6 +217,10 @@ static bool print_text(FILE* out, const Info* info, Error* error) {
     fputc('\n', out);
     if (!print_rows(out, info, error)) return false;
     print_memory(out, info);
+    if (g->tokenizer == NULL) {
+        fputs("\n[Tokenizer]\n  none beside the model; -T names one\n", out);
+        return true;
+    }
     fprintf(out, "\n[Tokenizer]\n  from: %s\n  tokens: %d\n  <|endoftext|>: ", g->paths.tokenizer,
             tokenizer_vocab_size(g->tokenizer));
     if (tokenizer_eot(g->tokenizer) >= 0) fprintf(out, "%d\n", tokenizer_eot(g->tokenizer));
@@ -235,7 +239,7 @@ static bool print_json(FILE* out, const Info* info, Error* error) {
     fputs("\n  \"files\": [", out);
     for (size_t i = 0; i < contents->num_files; i++) {
         if (i > 0) fputs(", ", out);
-        json_string(out, contents->files[i], strlen(contents->files[i]));
+        json_quoted(out, contents->files[i], strlen(contents->files[i]));
     }
     fprintf(
         out,
@@ -249,6 +253,10 @@ static bool print_json(FILE* out, const Info* info, Error* error) {
     for (int dtype = 0; dtype < NUM_DTYPES; dtype++) {
         fprintf(out, "%s\"%s\": {\"weights\": %zu, \"cache_per_token\": %zu}", dtype == 0 ? "" : ", ",
                 dtype_names[dtype], weight_bytes(c, (DType)dtype), cache_bytes(c, (DType)dtype));
+    }
+    if (g->tokenizer == NULL) {
+        fputs("},\n  \"tokenizer\": null\n}\n", out);
+        return true;
     }
     fputs("},\n  \"tokenizer\": {", out);
     json_text(out, "path", g->paths.tokenizer);

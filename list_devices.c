@@ -1,5 +1,6 @@
 #include "list_devices.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/utsname.h>
@@ -8,21 +9,25 @@
 #include "cpu_kernels.h"
 #include "gpt2_kernels.h"
 
-// The processor's name as Linux tells it, or the kind of machine where it tells none (ARM).
-static void cpu_name(char* name, size_t size) {
+// The processor's name as Linux tells it, or the kind of machine where it tells none (ARM, or no /proc).
+static bool cpu_name(char* name, size_t size, Error* error) {
     char line[512];
     FILE* file = fopen("/proc/cpuinfo", "r");
+    if (file == NULL && errno != ENOENT && errno != EACCES) {
+        return fail(error, "/proc/cpuinfo: cannot be opened: %s", strerror(errno));
+    }
     while (file != NULL && fgets(line, sizeof line, file) != NULL) {
         const char* colon = strchr(line, ':');
         if (strncmp(line, "model name", 10) != 0 || colon == NULL) continue;
         snprintf(name, size, "%.*s", (int)strcspn(colon + 1 + strspn(colon + 1, " "), "\n"),
                  colon + 1 + strspn(colon + 1, " "));
         fclose(file);
-        return;
+        return true;
     }
     if (file != NULL) fclose(file);
     struct utsname machine;
     snprintf(name, size, "%s", uname(&machine) == 0 ? machine.machine : "CPU");
+    return true;
 }
 
 // A GPU that the driver names but cannot describe is listed with what is wrong; no GPU is no line.
@@ -49,7 +54,7 @@ static bool list_gpus(TextOutput* out, Error* error) {
 
 bool list_devices(TextOutput* out, Error* error) {
     char name[256], line[1024];
-    cpu_name(name, sizeof name);
+    if (!cpu_name(name, sizeof name, error)) return false;
     int cores = cpu_physical_cores();
     double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     int length = snprintf(line, sizeof line, "cpu  %s, %d physical core%s, %.1f GB of memory, kernels", name, cores,

@@ -1,7 +1,9 @@
 // Each measurement of arithmetic is a loop over SUMS independent chains of one instruction on registers, so that neither
-// memory nor the latency of the instruction counts.
+// memory nor the latency of the instruction counts. Reading goes through memory in two orders, straight on and in
+// several streams, as the kernels read several rows together; either can be the faster one.
 #include "machine.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,19 +68,60 @@ CHAIN_LOOP(int8_dot, __attribute__((target("arch=armv8.2-a+dotprod"))), int32x4_
 CHAIN_LOOP(f32_scalar, , float, "m", 1.0f, 0.5f, MUL_ADD)
 #endif
 
+// ---------------------------------------------------------------------------------------------------------------------
+// Reading.
+
+typedef uint64_t Line __attribute__((vector_size(64)));
+enum { STREAMS = 4 };
+
+// An order of reading n lines: line i of stream j is number j * gap + i * step; `ahead` bytes behind each one are
+// prefetched.
+typedef struct {
+    size_t gap, step, ahead;
+} ReadOrder;
+
+// uint64_t name(lines, n, order): the sum of the lines, of which only the reading matters.
+#define READ_LOOP(name, attributes)                                                                                    \
+    attributes static uint64_t name(const Line* lines, size_t n, ReadOrder order) {                                    \
+        Line sum[STREAMS] = {{0}};                                                                                     \
+        for (size_t i = 0; i < n / STREAMS; i++) {                                                                     \
+            for (size_t j = 0; j < STREAMS; j++) {                                                                     \
+                const Line* line = lines + j * order.gap + i * order.step;                                             \
+                if (order.ahead > 0) __builtin_prefetch((const char*)line + order.ahead);                              \
+                sum[j] += *line;                                                                                       \
+            }                                                                                                          \
+        }                                                                                                              \
+        uint64_t total = 0;                                                                                            \
+        for (int j = 0; j < STREAMS; j++) {                                                                            \
+            for (int k = 0; k < 8; k++) total += sum[j][k];                                                            \
+        }                                                                                                              \
+        return total;                                                                                                  \
+    }
+
+READ_LOOP(read_baseline, )
+#if defined(__x86_64__)
+READ_LOOP(read_avx2, TARGET("avx2"))
+READ_LOOP(read_avx512, TARGET("avx512f"))
+#endif
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What each variant computes with.
+
 // One instruction (or the few that stand for one) and the operations in it.
 typedef struct {
     void (*loop)(long n);
     double operations;
 } Chain;
 
-// What a variant multiplies with: f32, and weights of each type. The portable kernels widen everything to f32.
+// What a variant reads with and multiplies with: f32, and weights of each type. The portable kernels widen everything to
+// f32.
 typedef struct {
-    const char* variant;
+    const char* name;
+    uint64_t (*read)(const Line* lines, size_t n, ReadOrder order);
     Chain f32, products[NUM_DTYPES];
-} VariantChains;
+} Variant;
 
-static const VariantChains variants[] = {
+static const Variant variants[] = {
 #if defined(__x86_64__)
 #define SSE                                                                                                            \
     { f32_sse, 2 * 4 }
@@ -86,94 +129,98 @@ static const VariantChains variants[] = {
     { f32_avx2, 2 * 8 }
 #define AVX512                                                                                                         \
     { f32_avx512, 2 * 16 }
-    {"avx512bf16", AVX512, {AVX512, {bf16_dot, 2 * 32}, AVX512, {int8_dot, 2 * 64}}},
-    {"avx512", AVX512, {AVX512, AVX512, AVX512, {int8_avx512, 2 * 64}}},
-    {"avx2", AVX2, {AVX2, AVX2, AVX2, {int8_avx2, 2 * 32}}},
-    {"portable", SSE, {SSE, SSE, SSE, SSE}},
+    {"avx512bf16", read_avx512, AVX512, {AVX512, {bf16_dot, 2 * 32}, AVX512, {int8_dot, 2 * 64}}},
+    {"avx512", read_avx512, AVX512, {AVX512, AVX512, AVX512, {int8_avx512, 2 * 64}}},
+    {"avx2", read_avx2, AVX2, {AVX2, AVX2, AVX2, {int8_avx2, 2 * 32}}},
+    {"portable", read_baseline, SSE, {SSE, SSE, SSE, SSE}},
 #elif defined(__aarch64__)
 #define NEON                                                                                                           \
     { f32_neon, 2 * 4 }
-    {"dotprod", NEON, {NEON, NEON, NEON, {int8_dot, 2 * 16}}},
-    {"portable", NEON, {NEON, NEON, NEON, NEON}},
+    {"dotprod", read_baseline, NEON, {NEON, NEON, NEON, {int8_dot, 2 * 16}}},
+    {"portable", read_baseline, NEON, {NEON, NEON, NEON, NEON}},
 #else
 #define SCALAR                                                                                                         \
     { f32_scalar, 2 }
-    {"portable", SCALAR, {SCALAR, SCALAR, SCALAR, SCALAR}},
+    {"portable", read_baseline, SCALAR, {SCALAR, SCALAR, SCALAR, SCALAR}},
 #endif
 };
 
-// Operations per second of a chain on all threads at once.
-static double chain_rate(const Chain* chain, int threads) {
-    double best = 0;
-    (void)threads; // without OpenMP there is one
-    for (int i = 0; i < REPEATS; i++) {
-        double start = seconds_now(), ran = 0;
-#pragma omp parallel num_threads(threads) reduction(+ : ran)
-        {
-            chain->loop(CHAIN_ROUNDS);
-            ran += 1;
-        }
-        double rate = chain->operations * SUMS * CHAIN_ROUNDS * ran / (seconds_now() - start);
-        if (rate > best) best = rate;
+static const Variant* find_variant(const char* name) {
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
+        if (strcmp(variants[i].name, name) == 0) return &variants[i];
     }
-    return best;
+    return NULL;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Reading.
+// Measuring.
 
-typedef uint64_t Line __attribute__((vector_size(64)));
-
-// The sum of lines [begin, end), of which only the reading matters; prefetched as the kernels do.
-static uint64_t read_lines(const Line* lines, size_t begin, size_t end) {
-    Line sum[4] = {{0}};
-    for (size_t i = begin; i + 4 <= end; i += 4) {
-        for (size_t j = 0; j < 4; j++) {
-            __builtin_prefetch((const char*)(lines + i + j) + 4096);
-            sum[j] += lines[i + j];
-        }
+// Operations per second of a chain on all threads at once.
+static double chain_rate(const Chain* chain, int threads) {
+    double start = seconds_now(), ran = 0;
+    (void)threads; // without OpenMP there is one
+#pragma omp parallel num_threads(threads) reduction(+ : ran)
+    {
+        chain->loop(CHAIN_ROUNDS);
+        ran += 1;
     }
-    sum[0] += sum[1] + sum[2] + sum[3];
-    uint64_t total = 0;
-    for (int j = 0; j < 8; j++) total += sum[0][j];
-    return total;
+    return chain->operations * SUMS * CHAIN_ROUNDS * ran / (seconds_now() - start);
 }
 
-// Bytes per second of reading `bytes` `passes` times, every thread its own contiguous share, as a token reads weights.
-static double read_rate(const Line* lines, size_t bytes, size_t passes, int threads) {
+double machine_f32_rate(const char* variant, int threads) {
+    const Variant* v = find_variant(variant);
+    return v != NULL ? chain_rate(&v->f32, threads) : 0;
+}
+
+double machine_product_rate(const char* variant, DType dtype, int threads) {
+    const Variant* v = find_variant(variant);
+    return v != NULL ? chain_rate(&v->products[dtype], threads) : 0;
+}
+
+static double read_rate(const Variant* v, const Line* lines, size_t n, int passes, int threads, bool is_straight) {
     uint64_t total = 0;
-    size_t n = bytes / sizeof *lines, shares = (size_t)threads;
+    size_t shares = (size_t)threads;
     double start = seconds_now();
 #pragma omp parallel for num_threads(threads) reduction(+ : total) schedule(static, 1)
     for (size_t t = 0; t < shares; t++) {
-        for (size_t pass = 0; pass < passes; pass++) {
-            total += read_lines(lines, n * t / shares, n * (t + 1) / shares);
-            __asm__ volatile("" : "+r"(lines) : : "memory"); // the next pass is to read again
+        const Line* own = lines + n * t / shares;
+        size_t count = n * (t + 1) / shares - n * t / shares;
+        ReadOrder order = {.gap = is_straight ? 1 : count / STREAMS, .step = is_straight ? STREAMS : 1};
+        if (is_straight) order.ahead = 4096;
+        for (int pass = 0; pass < passes; pass++) {
+            total += v->read(own, count, order);
+            __asm__ volatile("" : "+r"(own) : : "memory"); // the next pass is to read again
         }
     }
     double seconds = seconds_now() - start;
     volatile uint64_t keep = total; // the sums must be computed
     (void)keep;
-    return (double)n * sizeof *lines * (double)passes / seconds;
+    return (double)(n * sizeof *lines) * passes / seconds;
+}
+
+double machine_read_rate(const char* variant, const void* buffer, size_t bytes, int passes, int threads) {
+    const Variant* v = find_variant(variant);
+    size_t n = bytes / sizeof(Line);
+    if (v == NULL) return 0;
+    double straight = read_rate(v, buffer, n, passes, threads, true);
+    double in_streams = read_rate(v, buffer, n, passes, threads, false);
+    return straight > in_streams ? straight : in_streams;
 }
 
 bool machine_measure(Roof* rates, const char* variant, DType dtype, size_t working_set, int threads, Error* error) {
-    *rates = (Roof){0};
+    *rates = (Roof){.working_set = working_set};
     const size_t least = (size_t)32 << 20; // a pass over less is over before the threads have started
     size_t bytes = (working_set + 4095) / 4096 * 4096, passes = (least + bytes - 1) / bytes;
+    if (find_variant(variant) == NULL)
+        return fail(error, "the peak rate of the kernels named %s is not known", variant);
     char* buffer = allocate(bytes, 1, "measuring the bandwidth", error);
     if (buffer == NULL) return false;
     memset(buffer, 1, bytes);
     for (int i = 0; i < REPEATS; i++) {
-        double rate = read_rate((const Line*)(const void*)buffer, bytes, passes, threads);
-        if (rate > rates->bandwidth) rates->bandwidth = rate;
+        rates->bandwidth = fmax(rates->bandwidth, machine_read_rate(variant, buffer, bytes, (int)passes, threads));
+        rates->f32 = fmax(rates->f32, machine_f32_rate(variant, threads));
+        rates->products = fmax(rates->products, machine_product_rate(variant, dtype, threads));
     }
     free(buffer);
-    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
-        if (strcmp(variants[i].variant, variant) != 0) continue;
-        rates->f32 = chain_rate(&variants[i].f32, threads);
-        rates->products = chain_rate(&variants[i].products[dtype], threads);
-        return true;
-    }
-    return fail(error, "the peak rate of the kernels named %s is not known", variant);
+    return true;
 }

@@ -4,9 +4,18 @@
 
 #include "operations.h"
 
-// Measures all threads together, with the instructions of the CPU kernel variant of that name (CpuKernels.name), which the processor must
-// have, for weights of `dtype`. Each figure is the fastest of several, since a roof is what nothing goes beyond.
-// `working_set` are the bytes to read over and over: where they fit into a cache, its bandwidth is what is measured.
+// One measurement each, of all threads together, with the instructions of the CPU kernel variant of that name
+// (CpuKernels.name), which the processor must have. 0 for a name that is not known.
+//   read     bytes per second of reading `bytes` (aligned to 64) `passes` times, every thread its own contiguous share,
+//            as a token reads weights; where they fit into a cache it is the cache's rate
+//   f32      operations per second of multiply-adds; one counts as two
+//   product  of what products with weights of `dtype` are made of
+double machine_read_rate(const char* variant, const void* buffer, size_t bytes, int passes, int threads);
+double machine_f32_rate(const char* variant, int threads);
+double machine_product_rate(const char* variant, DType dtype, int threads);
+
+// All of them, each the fastest of several, since a roof is what nothing goes beyond. `working_set` are the bytes to read
+// over and over.
 bool machine_measure(Roof* rates, const char* variant, DType dtype, size_t working_set, int threads, Error* error);
 
 #endif

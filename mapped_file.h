@@ -16,6 +16,10 @@ bool map_file(MappedFile* file, const char* path, Error* error);
 
 void unmap_file(MappedFile* file);
 
+// Part of a mapped file has been read and will not be needed soon: its whole pages need no memory of this process until
+// they are touched again.
+void release_pages(const unsigned char* bytes, size_t size);
+
 // What a file that is no checkpoint seems to be and what to do about it, as half a sentence: "it is compressed with
 // gzip; run gunzip on it". The text is static.
 const char* guess_file_kind(const MappedFile* file);

@@ -15,6 +15,9 @@ ParameterShape gpt2_parameter_shape(ParameterId id, const GPT2Config* config) {
 // Limits far above any GPT-2 (1558M has C = 1600) that keep every product of sizes below within 62 bits.
 enum { MAX_SEQ_LEN = 1 << 20, MAX_VOCAB = 1 << 24, MAX_LAYERS = 1 << 12, MAX_CHANNELS = 1 << 16 };
 
+// And one on the whole, eleven times 1558M: a sparse file costs nothing to send and would take minutes for each token.
+static const size_t MAX_PARAMETERS = (size_t)1 << 34;
+
 bool gpt2_config_check(const GPT2Config* config, const char* where, Error* error) {
     const struct {
         const char* name;
@@ -41,7 +44,10 @@ bool gpt2_config_check(const GPT2Config* config, const char* where, Error* error
         return fail(error, "%s: padded_vocab_size (%d) is below vocab_size (%d); the file is damaged", where,
                     config->padded_vocab_size, config->vocab_size);
     }
-    return true;
+    size_t parameters = gpt2_num_parameters(config);
+    if (parameters <= MAX_PARAMETERS) return true;
+    return fail(error, "%s: would have %zu parameters, at most %zu are taken; the file is damaged or no GPT-2", where,
+                parameters, MAX_PARAMETERS);
 }
 
 size_t gpt2_num_parameters(const GPT2Config* config) {

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "mapped_file.h"
 
@@ -11,8 +12,8 @@ static const unsigned char npy_magic[6] = {0x93, 'N', 'U', 'M', 'P', 'Y'};
 // Is there nothing at `path` that is worth more than what is to be written?
 static bool check_replaceable(const char* path, Error* error) {
     MappedFile old;
-    Error ignored;
-    if (!map_file(&old, path, &ignored)) return true; // nothing there, or what output_open() refuses
+    if (access(path, F_OK) != 0) return true;       // nothing there, or nothing to be reached: creating it will say so
+    if (!map_file(&old, path, error)) return false; // what cannot be looked into is not replaced
     size_t magic = sizeof npy_magic;
     bool ok = old.size == 0 || (old.size >= magic && memcmp(old.bytes, npy_magic, magic) == 0);
     unmap_file(&old);

@@ -36,8 +36,9 @@ double phase_roof(const Phase* phase, const Roof* rates) {
 // Text.
 
 void print_machine(FILE* out, const Roof* rates) {
-    fprintf(out, "roof: %.1f GB/s; %.0f GFLOP/s in products, %.0f GFLOP/s in f32\n", 1e-9 * rates->bandwidth,
-            1e-9 * rates->products, 1e-9 * rates->f32);
+    fprintf(out, "roof: %.1f GB/s", 1e-9 * rates->bandwidth);
+    if (rates->working_set > 0) fprintf(out, ", reading %.1f MB over and over", 1e-6 * (double)rates->working_set);
+    fprintf(out, "; %.0f GFLOP/s in products, %.0f GFLOP/s in f32\n", 1e-9 * rates->products, 1e-9 * rates->f32);
 }
 
 static void print_shape(FILE* out, const OperationCost* cost) {
@@ -88,6 +89,7 @@ void print_phase(FILE* out, const Phase* phase, const Roof* rates, bool is_measu
 void json_machine(FILE* out, const Roof* rates) {
     fputs("\"machine\": {", out);
     json_number(out, "gb_per_second", 1e-9 * rates->bandwidth, ", ");
+    if (rates->working_set > 0) fprintf(out, "\"working_set\": %zu, ", rates->working_set);
     json_number(out, "products_gflop_per_second", 1e-9 * rates->products, ", ");
     json_number(out, "f32_gflop_per_second", 1e-9 * rates->f32, "}");
 }

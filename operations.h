@@ -47,9 +47,10 @@ OperationCost operation_cost(Operation operation, const GPT2Config* config, DTyp
 // What a machine does at most: the roof of the roofline (Williams, Waterman and Patterson, 2009). A multiply-add counts as
 // two operations.
 typedef struct {
-    double bandwidth; // bytes per second from memory
-    double f32;       // operations per second of multiply-adds in f32
-    double products;  // operations per second of the instruction that products with the weights are made of
+    double bandwidth;   // bytes per second
+    size_t working_set; // the bytes that were read over and over to measure it, or 0
+    double f32;         // operations per second of multiply-adds in f32
+    double products;    // operations per second of the instruction that products with the weights are made of
 } Roof;
 
 // Is it the bytes that take longer than the arithmetic?

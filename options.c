@@ -86,7 +86,8 @@ static const OptionRow option_rows[] = {
      "run the prompt with every weight type and on every device, and compare with f32; or compare with another "
      "checkpoint, or with the .npy file of its --logits; exit status 1 when FAILED"},
     {0, "tolerance", "R", VALUE_REAL, FIELD(tolerance), 1e-9, 1000,
-     "largest difference that --verify passes, relative; default: by weight type"},
+     "largest difference that --verify passes, relative; default: what rounding to the weight type explains, measured "
+     "on the model"},
     {0, "profile", "[=json]", VALUE_PROFILE, FIELD(action), ACTION_PROFILE, 0,
      "print what the prompt's and the tokens' time goes to, operation by operation"},
     {0, "estimate", NULL, VALUE_ACTION, FIELD(action), ACTION_ESTIMATE, 0,

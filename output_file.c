@@ -10,7 +10,11 @@
 // May the file at `path`, if there is one, be replaced?
 static bool check_target(const char* path, Error* error) {
     struct stat target, out;
-    if (stat(path, &target) != 0) return true; // nothing there, or nothing to be reached: creating the file will say it
+    if (stat(path, &target) != 0) {
+        if (errno != ENOENT) return fail(error, "%s: cannot be created: %s", path, strerror(errno));
+        if (lstat(path, &target) != 0) return true; // nothing there; if the directory is missing, creating will say so
+        return fail(error, "%s: is a link to nothing, which is not replaced; name a file", path);
+    }
     if (!S_ISREG(target.st_mode)) {
         const char* kind = S_ISDIR(target.st_mode) ? "a directory" : S_ISFIFO(target.st_mode) ? "a pipe" : "a device";
         return fail(error, "%s: is %s, which is not replaced by a file; name a file", path, kind);

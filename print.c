@@ -73,7 +73,7 @@ void print_repr(FILE* out, const char* bytes, size_t n) {
 // ---------------------------------------------------------------------------------------------------------------------
 // JSON.
 
-void json_string(FILE* out, const char* bytes, size_t n) {
+void json_quoted(FILE* out, const char* bytes, size_t n) {
     const unsigned char* s = (const unsigned char*)bytes;
     fputc('"', out);
     for (size_t i = 0; i < n;) {
@@ -90,7 +90,7 @@ void json_string(FILE* out, const char* bytes, size_t n) {
 
 void json_text(FILE* out, const char* key, const char* text) {
     fprintf(out, "\"%s\": ", key);
-    json_string(out, text, strlen(text));
+    json_quoted(out, text, strlen(text));
     fputs(", ", out);
 }
 

@@ -28,7 +28,7 @@ void print_escaped(FILE* out, const char* bytes, size_t n, char quote);
 void print_repr(FILE* out, const char* bytes, size_t n);
 
 // One string. What JSON (RFC 8259) forbids in a string is escaped, what is not UTF-8 becomes U+FFFD, one for each byte.
-void json_string(FILE* out, const char* bytes, size_t n);
+void json_quoted(FILE* out, const char* bytes, size_t n);
 
 // "key": "text", and a comma.
 void json_text(FILE* out, const char* key, const char* text);

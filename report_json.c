@@ -43,7 +43,7 @@ static void print_top(FILE* out, const Generation* g) {
         fprintf(out, "%s\n    {\"id\": %d, ", k == 0 ? "" : ",", t->id);
         json_number(out, "logit", (double)t->logit, ", ");
         json_number(out, "probability", t->probability, ", \"token\": ");
-        json_string(out, bytes, size);
+        json_quoted(out, bytes, size);
         fputc('}', out);
     }
     fputs("],\n", out);
@@ -58,7 +58,7 @@ static bool print_samples(FILE* out, const Generation* g) {
         char* text = generation_text(g, generated, sample->num_generated, &length);
         if (text == NULL) return false;
         fprintf(out, "%s\n    {\"text\": ", b == 0 ? "" : ",");
-        json_string(out, text, length);
+        json_quoted(out, text, length);
         fputs(", ", out);
         json_ids(out, "tokens", generated, sample->num_generated);
         fprintf(out, ", \"stop_reason\": \"%s\", \"logits_hash\": \"%016llx\"}", stop_names[sample->stop],
@@ -99,7 +99,7 @@ bool report_json(const Generation* g, TextOutput* out, Error* error) {
     print_model(stream, g);
     print_settings(stream, g);
     fputs("  \"prompt\": ", stream);
-    json_string(stream, g->prompt.text, g->prompt.length);
+    json_quoted(stream, g->prompt.text, g->prompt.length);
     fputs(",\n  ", stream);
     json_ids(stream, "prompt_tokens", g->prompt_tokens, g->num_prompt);
     fputs(",\n", stream);

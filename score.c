@@ -62,7 +62,7 @@ static NextToken judge(const float* logits, int V, int id) {
 static void print_token(FILE* out, const Generation* g, int id) {
     size_t size;
     const char* bytes = tokenizer_decode(g->tokenizer, id, &size);
-    if (g->options->json) json_string(out, bytes, size);
+    if (g->options->json) json_quoted(out, bytes, size);
     else print_repr(out, bytes, size);
 }
 

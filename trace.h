@@ -11,8 +11,13 @@ typedef struct {
     float* residuals; // (L + 1, T, C) the residual stream after the embedding and after every layer; NULL: not known
 } Trace;
 
+// The residual stream after a layer (or the embedding), at the position where it differs most.
 typedef struct {
-    double largest, relative;
+    double largest; // |a - b| of a channel
+    double
+        relative; // by Euclid's norm: |a - b| of what the layer added to the stream, to |a| of that, plus a sixteenth of
+                  // the stream itself. So a layer is judged by its own work, wherever in the stream it comes. Of the
+                  // embedding simply |a - b| / |a|
 } LayerDifference;
 
 // The differences of the logits, and of the residual stream.
@@ -22,13 +27,14 @@ typedef struct {
                           // count only against each other, and GPT-2's share a large offset
     double kl_mean, kl_largest; // Kullback-Leibler divergence from the reference's distribution, nats per position
     int same_argmax;            // positions with the same likeliest token, of T
-    LayerDifference* layers;    // (L + 1) largest |a - b|, and largest |a - b| / |a| of a position by Euclid's norm;
-                                // NULL: the streams are not known
+    LayerDifference* layers;    // (L + 1); NULL: the streams are not known
     int first_bad;              // 0: the embedding, l: layer l - 1, L + 1: the head, -1: none is beyond the tolerance
 } Difference;
 
-// Compares with a reference of the same shape. A number that is not finite is infinitely far away. The caller frees
+// Compares with a reference of the same shape. tolerances (L + 2) is how large `relative` may be: after the embedding and
+// every layer, and of the logits. A number that is not finite is infinitely far away. The caller frees
 // difference->layers.
-bool trace_compare(Difference* difference, const Trace* reference, const Trace* other, double tolerance, Error* error);
+bool trace_compare(Difference* difference, const Trace* reference, const Trace* other, const double* tolerances,
+                   Error* error);
 
 #endif

@@ -6,11 +6,21 @@
 #include <stdlib.h>
 #include <time.h>
 
+// Names from files and arguments may hold anything: line feeds and other controls (ASCII's, and Unicode's U+0080 to
+// U+009F, which are C2 80 to C2 9F) become question marks, so that an error is one line and harmless on a terminal.
+static void make_one_line(char* text) {
+    for (unsigned char* c = (unsigned char*)text; *c != '\0'; c++) {
+        if (*c < ' ' || *c == 0x7f) *c = '?';
+        if (c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0) c[0] = c[1] = '?';
+    }
+}
+
 bool fail(Error* error, const char* format, ...) {
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(error->text, sizeof error->text, format, arguments);
     va_end(arguments);
+    make_one_line(error->text);
     return false;
 }
 

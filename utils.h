@@ -15,7 +15,8 @@ typedef struct {
     char text[1024];
 } Error;
 
-// Fills in the error and returns false, so that a function can end with `return fail(error, "...")`.
+// Fills in the error and returns false, so that a function can end with `return fail(error, "...")`. Control characters
+// become question marks.
 bool fail(Error* error, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
 // count * size bytes, aligned to 64 and not cleared (pages that are never touched cost nothing); NULL with the error

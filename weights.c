@@ -18,6 +18,7 @@ static int omp_get_thread_num(void) {
 #endif
 
 #include "checkpoint.h"
+#include "mapped_file.h"
 
 _Static_assert(sizeof(size_t) >= 8, "sizes of checkpoints need 64 bits");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "weights are used as the little-endian files hold them");
@@ -204,6 +205,7 @@ static bool convert_parameter(GPT2Model* model, ParameterId id, const SourceTens
                         "%s: %s holds %g (layer %zu, row %zu, column %zu), which %s cannot express; try --dtype f32",
                         where, shape.name, (double)unfit.value, layer, unfit.row, unfit.col, dtype_names[c.dtype]);
         }
+        release_pages(c.source.data, shape.rows * shape.cols * dtype_size(c.source.dtype));
         progress_add(progress, shape.rows * shape.cols);
     }
     return true;

@@ -5,7 +5,7 @@
 
 #include "gpt2.h"
 
-// One layer of a parameter as it lies in a file, little-endian and at any alignment.
+// One layer of a parameter as it lies in a mapped file, little-endian and at any alignment.
 typedef struct {
     const unsigned char* data; // (rows, cols), or (cols, rows) when is_transposed
     DType dtype;               // not Q8

@@ -20,7 +20,6 @@
 // with the fastest and the slowest behind it.
 #include <errno.h>
 #include <getopt.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -113,14 +112,17 @@ double bench_decode_seconds(const Bench* b, Device* device, int position, int n)
     return seconds / n;
 }
 
-// Seconds of a pass of T tokens at `position`, as gpt2 --estimate predicts it; a peak that is not known bounds
-// nothing.
+// Seconds of a pass of T tokens at `position`, as gpt2 --estimate predicts it.
 static double predict(const Bench* b, double bandwidth, int position, int T) {
-    double products = peak_of_dtype(&b->peak, b->model.dtype);
-    Roof roof = {.bandwidth = bandwidth,
-                 .f32 = b->peak.f32 > 0 ? b->peak.f32 : INFINITY,
-                 .products = products > 0 ? products : INFINITY};
+    Roof roof = b->roof;
+    roof.bandwidth = bandwidth;
     return pass_roof(&b->model.config, b->model.dtype, (CallShape){.B = 1, .T = T, .position = position}, &roof);
+}
+
+// Bytes per second of reading as much as a token does.
+static double read_once(const Bench* b) {
+    const char* variant = cpu_kernels_select(b->options->kernels)->name;
+    return machine_read_rate(variant, b->buffer, b->buffer_bytes, 1, b->options->threads);
 }
 
 // n tokens decoded at `depth`; the bandwidth and the peer are measured between the repeats.
@@ -137,7 +139,7 @@ static void bench_decode(Bench* b, int depth, int n) {
     if (depth > 0) run_seconds(b, b->device, 0, depth);
     for (int i = 0; i < o->repeats; i++) {
         times_add(&row.seconds, bench_decode_seconds(b, b->device, depth, n));
-        times_add(&row.bandwidth, read_bandwidth(b->buffer, b->buffer_bytes, o->threads));
+        times_add(&row.bandwidth, read_once(b));
         if (o->peer != NULL) times_add(&row.peer, peer_seconds(o, row.peer_flags, 0, n, depth));
     }
     row.predicted = predict(b, times_median(&row.bandwidth), depth + n / 2, 1);
@@ -164,14 +166,13 @@ static void bench_prefill(Bench* b, int unused, int T) {
     if (o->peer != NULL) peer_choose_flags(o, row.peer_flags, T, 0, 0);
     Times peaks = {.n = 0};
     for (int i = 0; i < o->repeats; i++) {
-        PeakRates peak = peak_rates(cpu_kernels_select(o->kernels)->name, o->threads, 1);
-        times_add(&peaks, peak_of_dtype(&peak, b->model.dtype));
+        times_add(&peaks, machine_product_rate(cpu_kernels_select(o->kernels)->name, b->model.dtype, o->threads));
         run_seconds(b, b->device, 0, T); // warms up
         times_add(&row.seconds, run_seconds(b, b->device, 0, T));
         if (o->peer != NULL) times_add(&row.peer, peer_seconds(o, row.peer_flags, T, 0, 0));
     }
     row.peak = times_median(&peaks);
-    row.predicted = predict(b, read_bandwidth(b->buffer, b->buffer_bytes, o->threads), 0, T);
+    row.predicted = predict(b, read_once(b), 0, T);
     bench_report(b, &row);
 }
 
@@ -313,9 +314,15 @@ static void bench_open(Bench* b) {
     memset(b->buffer, 1, b->buffer_bytes);
     printf("GPT-2 %s, %s weights, %s; %.1f MB per token; medians of %d [fastest .. slowest]\n", o->shape,
            dtype_names[o->dtype], gpt2_cpu.describe(b->device), 1e-6 * (double)b->buffer_bytes, o->repeats);
-    PeakRates peak = b->peak = peak_rates(cpu_kernels_select(o->kernels)->name, o->threads, o->repeats);
-    printf("peak rates: f32 %.0f, bf16 dot %.0f, int8 dot %.0f Gop/s (0: no such instruction in these kernels)\n",
-           1e-9 * peak.f32, 1e-9 * peak.bf16, 1e-9 * peak.int8);
+    Times f32 = {.n = 0}, products = {.n = 0};
+    for (int i = 0; i < o->repeats; i++) {
+        const char* variant = cpu_kernels_select(o->kernels)->name;
+        times_add(&f32, machine_f32_rate(variant, o->threads));
+        times_add(&products, machine_product_rate(variant, o->dtype, o->threads));
+    }
+    b->roof = (Roof){.f32 = times_median(&f32), .products = times_median(&products)};
+    printf("peak rates: f32 %.0f, products with %s weights %.0f Gop/s\n", 1e-9 * b->roof.f32, dtype_names[o->dtype],
+           1e-9 * b->roof.products);
 }
 
 static void bench_close(Bench* b) {

@@ -3,8 +3,8 @@
 #define BENCH_H
 
 #include "../gpt2_kernels.h"
+#include "../machine.h"
 #include "bench_measure.h"
-#include "bench_peak.h"
 
 typedef struct {
     int threads, repeats;
@@ -32,7 +32,7 @@ typedef struct {
     Times bandwidth;   // read bandwidth between the measurements, bytes/s; empty where it does not matter
     double bytes;      // that one token reads
     double operations; // of one measurement, 0 where they do not matter
-    double peak;       // operations per second that the processor does at most, 0: not known
+    double peak;       // operations per second that the processor does at most, 0: does not matter
     double predicted;  // seconds, by the roof of the rates that were measured; 0: not predicted
     double megabytes;  // peak memory of a process, 0: not measured
     Times peer;        // the peer's seconds for the same; empty without a peer
@@ -49,7 +49,7 @@ typedef struct {
     int* tokens;   // (maxT)
     char* buffer;  // (buffer_bytes) for the bandwidth: as much as a token reads
     size_t buffer_bytes;
-    PeakRates peak;       // for predictions
+    Roof roof;            // for predictions, but for the bandwidth, which is measured beside each row
     double token_seconds; // of decoding 20 tokens from an empty context, 0 before it was measured
     FILE* json;           // or NULL
 } Bench;

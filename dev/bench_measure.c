@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -37,30 +36,6 @@ double times_least(const Times* t) {
 
 double times_most(const Times* t) {
     return t->n == 0 ? 0 : t->values[t->n - 1];
-}
-
-double read_bandwidth(const char* buffer, size_t n, int threads) {
-    typedef uint64_t Line __attribute__((vector_size(64)));
-    const Line* lines = (const Line*)(const void*)buffer;
-    uint64_t total = 0;
-    double start = seconds_now();
-#pragma omp parallel for num_threads(threads) reduction(+ : total) schedule(static, 1)
-    for (int t = 0; t < threads; t++) {
-        size_t begin = n / 64 * (size_t)t / (size_t)threads, end = n / 64 * (size_t)(t + 1) / (size_t)threads;
-        Line sum[4] = {{0}};
-        for (size_t i = begin; i + 4 <= end; i += 4) {
-            for (size_t j = 0; j < 4; j++) {
-                __builtin_prefetch((const char*)(lines + i + j) + 4096);
-                sum[j] += lines[i + j];
-            }
-        }
-        sum[0] += sum[1] + sum[2] + sum[3];
-        for (int j = 0; j < 8; j++) total += sum[0][j];
-    }
-    double seconds = seconds_now() - start;
-    volatile uint64_t keep = total; // the sums must be computed
-    (void)keep;
-    return (double)n / seconds;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

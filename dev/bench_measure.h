@@ -1,4 +1,4 @@
-// What every benchmark of the CPU needs: a set of measurements, the memory's read bandwidth, other processes.
+// What every benchmark of the CPU needs: a set of measurements, other processes.
 #ifndef BENCH_MEASURE_H
 #define BENCH_MEASURE_H
 
@@ -18,10 +18,6 @@ void times_add(Times* t, double value);
 double times_median(const Times* t); // 0 without measurements
 double times_least(const Times* t);
 double times_most(const Times* t);
-
-// Bytes per second of reading n bytes (a multiple of 64, aligned to 64) once, every thread its own contiguous share:
-// the way in which a token reads its weights.
-double read_bandwidth(const char* buffer, size_t n, int threads);
 
 // Prints the reason and ends the program with status 1.
 void die(const Error* error) __attribute__((noreturn));

@@ -31,9 +31,9 @@
 
 #include "../cpu_kernels.h"
 #include "../gpt2_kernels.h"
+#include "../machine.h"
 #include "bench_measure.h"
 #include "bench_model.h"
-#include "bench_peak.h"
 
 #if defined(__x86_64__)
 #define WIDE __attribute__((target("avx2,fma"), flatten))
@@ -338,7 +338,8 @@ static void decode_ladder(Ladder* l) {
         Times t = {.n = 0}, bandwidth = {.n = 0};
         token_seconds(l, step);
         for (int i = 0; i < repeats; i++) {
-            times_add(&bandwidth, read_bandwidth(buffer, bytes / 64 * 64, step->threads ? l->threads : 1));
+            times_add(&bandwidth,
+                      machine_read_rate(l->kernels->name, buffer, bytes, 1, step->threads ? l->threads : 1));
             times_add(&t, token_seconds(l, step));
         }
         double rate = (double)bytes / times_median(&t);
@@ -490,21 +491,22 @@ static void prefill_steps(Ladder* l, Gemm* g, float* before) {
         {"transposed panels, bf16", gemm_tall, DTYPE_BF16, 0},
         {"the program's tiles, q8", gemm_kernels, DTYPE_Q8, 3e-2},
     };
-    PeakRates peak = peak_rates(l->kernels->name, l->threads, l->repeats);
     size_t n = g->R * g->OC;
     for (int s = 0; s < (int)(sizeof steps / sizeof *steps); s++) {
         int repeats = s < 2 ? (l->repeats + 2) / 3 : l->repeats;
-        Times t = {.n = 0};
+        Times t = {.n = 0}, peak = {.n = 0};
         for (int i = -1; i < repeats; i++) { // the first is not counted
             double start = seconds_now();
             steps[s].run(g, steps[s].dtype);
-            if (i >= 0) times_add(&t, seconds_now() - start);
+            if (i < 0) continue;
+            times_add(&t, seconds_now() - start);
+            times_add(&peak, machine_product_rate(l->kernels->name, steps[s].dtype, l->threads));
         }
         double rate = 2.0 * (double)g->R * (double)g->C * (double)g->OC / times_median(&t);
-        double limit = peak_of_dtype(&peak, steps[s].dtype);
+        double limit = times_median(&peak);
         printf("%d %-30s %9.3f ms [%.3f .. %.3f]  %5.0f Gop/s", s + 1, steps[s].name, 1e3 * times_median(&t),
                1e3 * times_least(&t), 1e3 * times_most(&t), 1e-9 * rate);
-        if (limit > 0) printf(", %3.0f %% of %.0f", 100 * rate / limit, 1e-9 * limit);
+        printf(", %3.0f %% of %.0f", 100 * rate / limit, 1e-9 * limit);
         if (s > 0) check(steps[s].name, g->out, before, n, steps[s].tolerance);
         else printf("\n");
         check_the_check(g->out, n, steps[s].tolerance);

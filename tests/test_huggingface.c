@@ -21,18 +21,6 @@ static void write_text(const char* path, const char* text) {
     write_file(path, text, strlen(text));
 }
 
-static void write_safetensors(const char* path, const Safetensors* file) {
-    Bytes bytes = safetensors_bytes(file);
-    write_file(path, bytes.data, bytes.size);
-    free(bytes.data);
-}
-
-static void write_style(const char* path, const Toy* toy, const SafetensorsStyle* style) {
-    Safetensors file = toy_safetensors(toy, style);
-    write_safetensors(path, &file);
-    safetensors_release(&file);
-}
-
 static void write_config(const Bench* bench) {
     char* text = toy_config_json(&bench->toy);
     write_text(bench->config, text);
@@ -86,7 +74,7 @@ static void test_styles(Tests* t, const Bench* bench) {
         {"masks, prefix, F16 and a tied lm_head", {"transformer.", {"F16", "F16", "F16"}, true, true, 0, 1}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        write_style(bench->weights, &bench->toy, &cases[i].style);
+        toy_write_safetensors(bench->weights, &bench->toy, &cases[i].style);
         check_loads(t, &bench->toy, bench->directory, cases[i].what);
         check_loads(t, &bench->toy, bench->weights, "  the bare file");
     }
@@ -108,7 +96,7 @@ static void test_odd_header(Tests* t, const Bench* bench) {
         Safetensors file = toy_safetensors(&bench->toy, &style);
         long wrong = 0;
         for (int spaces = 0; spaces < 8; spaces++) {
-            write_safetensors(bench->weights, &file);
+            safetensors_write(bench->weights, &file);
             wrong += load_and_compare(&bench->toy, bench->weights, spaces % 2 == 0, DTYPE_F32, &error) != 0;
             char* longer = NULL;
             if (asprintf(&longer, "%s ", file.header) < 0) break;
@@ -131,44 +119,13 @@ static void test_transposition(Tests* t, const Bench* bench) {
         Bench other = *bench;
         other.toy = toy_make(shapes[i], 10 + i, false);
         write_config(&other);
-        write_style(bench->weights, &other.toy, &plain);
+        toy_write_safetensors(bench->weights, &other.toy, &plain);
         char what[64];
         snprintf(what, sizeof what, "transposed, C = %d", shapes[i].channels);
         check_loads(t, &other.toy, bench->directory, what);
         toy_free(&other.toy);
     }
     write_config(bench);
-}
-
-// Writes the toy in n shards and their index; returns the index's text.
-static char* write_shards(const Bench* bench, int n) {
-    char *text = NULL, path[400];
-    size_t size;
-    FILE* out = open_memstream(&text, &size);
-    fprintf(out, "{\"metadata\": {\"total_size\": 1}, \"weight_map\": {");
-    const char* separator = "";
-    for (int shard = 0; shard < n; shard++) {
-        SafetensorsStyle style = plain;
-        style.shard = shard;
-        style.num_shards = n;
-        Safetensors file = toy_safetensors(&bench->toy, &style);
-        snprintf(path, sizeof path, "%s/model-%05d-of-%05d.safetensors", bench->directory, shard + 1, n);
-        write_safetensors(path, &file);
-        const char* at = file.header;
-        while ((at = strstr(at, ",\"")) != NULL) { // ,"NAME":{"dtype" or ,"shape" or ,"data_offsets"
-            int length = (int)strcspn(at + 2, "\"");
-            if (strncmp(at + 2 + length, "\":{", 3) == 0) {
-                fprintf(out, "%s\"%.*s\": \"%s\"", separator, length, at + 2, strrchr(path, '/') + 1);
-                separator = ", ";
-            }
-            at += 2;
-        }
-        safetensors_release(&file);
-    }
-    fprintf(out, "}}");
-    fclose(out);
-    write_text(bench->index, text);
-    return text;
 }
 
 static void test_bad_index(Tests* t, const Bench* bench, const char* index) {
@@ -199,9 +156,9 @@ static void test_bad_index(Tests* t, const Bench* bench, const char* index) {
 static void test_shards(Tests* t, const Bench* bench) {
     char path[400];
     unlink(bench->weights);
-    free(write_shards(bench, 1));
+    free(toy_write_shards(&bench->toy, bench->directory, 1));
     check_loads(t, &bench->toy, bench->directory, "an index of one file");
-    char* index = write_shards(bench, 3);
+    char* index = toy_write_shards(&bench->toy, bench->directory, 3);
     check_loads(t, &bench->toy, bench->directory, "three shards and their index");
     snprintf(path, sizeof path, "%s/model-00002-of-00003.safetensors", bench->directory);
     check_refused(t, path, "one shard alone", "give the directory");
@@ -217,11 +174,11 @@ static void test_shards(Tests* t, const Bench* bench) {
 // Without config.json the shapes must say it: C a multiple of 64.
 static void test_without_config(Tests* t, const Bench* bench) {
     unlink(bench->config);
-    write_style(bench->weights, &bench->toy, &plain);
+    toy_write_safetensors(bench->weights, &bench->toy, &plain);
     check_refused(t, bench->directory, "a directory without config.json", "config.json");
     check_refused(t, bench->weights, "a bare file with 36 channels and no config.json", "heads");
     Toy toy = toy_make((GPT2Config){6, 9, 9, 2, 2, 128}, 5, true);
-    write_style(bench->weights, &toy, &plain);
+    toy_write_safetensors(bench->weights, &toy, &plain);
     check_loads(t, &toy, bench->weights, "a bare file with 128 channels: two heads of 64");
     toy_free(&toy);
     write_file(bench->weights, "\2\0\0\0\0\0\0\0{}", 10);
@@ -254,6 +211,11 @@ static void test_bad_config(Tests* t, const Bench* bench) {
         {"cross attention", "\"add_cross_attention\": false", "\"add_cross_attention\": true", "add_cross_attention"},
         {"a head of its own, absent", "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false",
          "tie_word_embeddings"},
+        {"a tie that is a number", "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": 1",
+         "tie_word_embeddings"},
+        {"two contexts", "\"n_ctx\": 5", "\"n_ctx\": 4", "n_ctx"},
+        {"quantised weights", "{", "{\"quantization_config\": {}, ", "quantization_config"},
+        {"n_ctx null", "\"n_ctx\": 5", "\"n_ctx\": null", NULL},
         {"no n_layer", "\"n_layer\": 2, ", "", "n_layer"},
         {"n_head in quotes", "\"n_head\": 3", "\"n_head\": \"3\"", "n_head"},
         {"n_embd with a fraction", "\"n_embd\": 36", "\"n_embd\": 36.0", "n_embd"},
@@ -267,7 +229,7 @@ static void test_bad_config(Tests* t, const Bench* bench) {
         {"no JSON", "{", "<", "JSON"},
     };
     char* config = toy_config_json(&bench->toy);
-    write_style(bench->weights, &bench->toy, &plain);
+    toy_write_safetensors(bench->weights, &bench->toy, &plain);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char* text = replaced(config, cases[i].from, cases[i].to);
         write_text(bench->config, text);
@@ -281,7 +243,7 @@ static void test_bad_config(Tests* t, const Bench* bench) {
     SafetensorsStyle with_head = plain;
     with_head.has_head = true;
     write_text(bench->config, text);
-    write_style(bench->weights, &bench->toy, &with_head);
+    toy_write_safetensors(bench->weights, &bench->toy, &with_head);
     check_loads(t, &bench->toy, bench->directory, "a head said to be its own, but equal to wte");
     free(text);
     write_text(bench->config, config);
@@ -333,6 +295,9 @@ static void test_bad_header(Tests* t, const Bench* bench) {
         {"overlapping tensors", "[5328,6048]", "[5324,6044]", "an overlap"},
         {"a hole between tensors", "[5328,6048]", "[5332,6052]", "a hole"},
         {"a misaligned tensor", "[5328,6048]", "[5329,6049]", "misaligned"},
+        {"a mask of a layer that is not there", ",\"wpe.weight\":{",
+         ",\"h.7.attn.bias\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]},\"wpe.weight\":{",
+         "beyond the 2"},
         {"a tensor that is no object", ",\"wpe.weight\":{", ",\"extra\":1,\"wpe.weight\":{", "extra"},
         {"metadata that is no object", "{\"format\":\"pt\"}", "1", "__metadata__"},
         {"metadata with a number", "\"pt\"", "1", "format"},
@@ -345,12 +310,12 @@ static void test_bad_header(Tests* t, const Bench* bench) {
     char* header = file.header;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         file.header = replaced(header, cases[i].from, cases[i].to);
-        write_safetensors(bench->weights, &file);
+        safetensors_write(bench->weights, &file);
         check_refused(t, bench->directory, cases[i].what, cases[i].reason);
         free(file.header);
     }
     file.header = replaced(header, "{\"__metadata__\":{\"format\":\"pt\"},", "{");
-    write_safetensors(bench->weights, &file);
+    safetensors_write(bench->weights, &file);
     check_loads(t, &bench->toy, bench->directory, "no metadata at all");
     free(file.header);
     file.header = header;
@@ -364,7 +329,7 @@ static void test_deep_header(Tests* t, const Bench* bench) {
     strcpy(file.header, "{\"a\":");
     memset(file.header + 5, '[', DEPTH);
     file.header[DEPTH + 5] = '\0';
-    write_safetensors(bench->weights, &file);
+    safetensors_write(bench->weights, &file);
     check_refused(t, bench->directory, "a header nested 100000 deep", "JSON");
     safetensors_release(&file);
 }
@@ -444,14 +409,14 @@ static void test_other_head(Tests* t, const Bench* bench) {
     with_head.has_head = true;
     Safetensors file = toy_safetensors(&bench->toy, &with_head);
     file.data.data[file.data.size - 1] ^= 1; // the head is the last tensor
-    write_safetensors(bench->weights, &file);
+    safetensors_write(bench->weights, &file);
     check_refused(t, bench->directory, "a head that is not wte", "lm_head.weight differs");
     file.data.data[file.data.size - 1] ^= 1;
     char* header = replaced(file.header, "\"lm_head.weight\":{\"dtype\":\"F32\",\"shape\":[37,36]",
                             "\"lm_head.weight\":{\"dtype\":\"F32\",\"shape\":[36,37]");
     free(file.header);
     file.header = header;
-    write_safetensors(bench->weights, &file);
+    safetensors_write(bench->weights, &file);
     check_refused(t, bench->directory, "a head of another shape", "lm_head.weight differs");
     safetensors_release(&file);
 }
@@ -460,7 +425,8 @@ static void test_other_head(Tests* t, const Bench* bench) {
 static void test_saving(Tests* t, const Bench* bench) {
     char saved[300];
     snprintf(saved, sizeof saved, "%s/saved.bin", bench->directory);
-    write_style(bench->weights, &bench->toy, &(SafetensorsStyle){"", {"F16", "F16", "F16"}, false, false, 0, 1});
+    toy_write_safetensors(bench->weights, &bench->toy,
+                          &(SafetensorsStyle){"", {"F16", "F16", "F16"}, false, false, 0, 1});
     GPT2Model m;
     Error error = {""};
     Bytes expected = toy_llmc(&bench->toy, 5);
@@ -482,7 +448,7 @@ enum { HAS_JSON = 0 };
 #endif
 
 static void test_without_json(Tests* t, const Bench* bench) {
-    write_style(bench->weights, &bench->toy, &plain);
+    toy_write_safetensors(bench->weights, &bench->toy, &plain);
     check_refused(t, bench->directory, "a directory, as this build has no libjansson", "libjansson");
     check_refused(t, bench->weights, "a .safetensors file, as this build has no libjansson", "libjansson");
     test_skip(t, "Hugging Face's files: this build has no libjansson");

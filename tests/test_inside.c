@@ -193,14 +193,19 @@ typedef struct {
     float logits[2][3], residuals[3][2][2];
 } TinyTrace;
 
-static Difference compare(const TinyTrace* a, const TinyTrace* b, double tolerance) {
+static Difference compare(const TinyTrace* a, const TinyTrace* b, double tolerance, double* worst_layer) {
     Error error;
     Difference d;
     TinyTrace copies[2] = {*a, *b};
     Trace x = {2, 3, 2, 2, copies[0].logits[0], copies[0].residuals[0][0]}, y = x;
     y.logits = copies[1].logits[0];
     y.residuals = copies[1].residuals[0][0];
-    must(trace_compare(&d, &x, &y, tolerance, &error), &error);
+    const double tolerances[4] = {tolerance, tolerance, tolerance, tolerance};
+    must(trace_compare(&d, &x, &y, tolerances, &error), &error);
+    if (worst_layer != NULL) *worst_layer = 0;
+    for (int l = 0; l < 3 && worst_layer != NULL; l++) {
+        if (d.layers[l].relative > *worst_layer) *worst_layer = d.layers[l].relative;
+    }
     free(d.layers);
     d.layers = NULL;
     return d;
@@ -209,11 +214,11 @@ static Difference compare(const TinyTrace* a, const TinyTrace* b, double toleran
 static void test_comparison(Tests* t) {
     const TinyTrace good = {{{1, 2, 3}, {3, 1, 2}}, {{{3, 4}, {1, 0}}, {{5, 12}, {2, 0}}, {{8, 15}, {4, 3}}}};
     TinyTrace bad = good;
-    Difference d = compare(&good, &good, 1e-9);
+    Difference d = compare(&good, &good, 1e-9, NULL);
     test_check(t, d.first_bad == -1 && d.largest == 0 && d.kl_largest == 0 && d.same_argmax == 2,
                "equal runs differ by nothing");
     bad.logits[1][0] = 1.5f; // of 3, 1, 2: the mean is 2, the largest distance from it 1
-    d = compare(&good, &bad, 1e-2);
+    d = compare(&good, &bad, 1e-2, NULL);
     double p[3] = {exp(3), exp(1), exp(2)}, q[3] = {exp(1.5), exp(1), exp(2)}, kl = 0;
     double sp = p[0] + p[1] + p[2], sq = q[0] + q[1] + q[2];
     for (int i = 0; i < 3; i++) kl += p[i] / sp * log(p[i] / sp / (q[i] / sq));
@@ -225,14 +230,27 @@ static void test_comparison(Tests* t) {
     for (int l = 0; l < 3; l++) {
         bad = good;
         bad.residuals[l][1][0] *= 1.1f;
-        d = compare(&good, &bad, 1e-2);
-        int loose = compare(&good, &bad, 0.2).first_bad;
+        d = compare(&good, &bad, 1e-2, NULL);
+        int loose = compare(&good, &bad, 0.2, NULL).first_bad;
         test_check(t, d.first_bad == l && loose == -1,
                    "a change of 10 %% at level %d is found there (%d), and passes at 20 %%", l, d.first_bad);
     }
+    // the first position: after (3, 4) the first layer adds (2, 8) and leaves (5, 12); the other run adds (-2, -8)
+    bad = good;
+    bad.residuals[1][0][0] = 1, bad.residuals[1][0][1] = -4;
+    bad.residuals[2][0][0] = 4, bad.residuals[2][0][1] = -1; // and the second the same as in the good run
+    double worst, expected = 2 * sqrt(68) / (sqrt(68) + 13.0 / 16);
+    d = compare(&good, &bad, 1, &worst);
+    test_check(
+        t, d.first_bad == 1 && fabs(worst - expected) < 1e-6,
+        "a layer that adds the opposite is %.4f away from what it adds (%.4f); the next, which adds the same, is not",
+        worst, expected);
+    bad = good;
+    bad.residuals[2][1][1] = NAN;
+    test_check(t, compare(&good, &bad, 1e9, NULL).first_bad == 2, "a NaN in the stream is beyond every tolerance");
     bad = good;
     bad.logits[0][0] = NAN;
-    d = compare(&good, &bad, 1e9);
+    d = compare(&good, &bad, 1e9, NULL);
     test_check(t, isinf(d.largest) && d.first_bad == 3, "a NaN is infinitely far away");
 }
 
@@ -374,6 +392,11 @@ static void test_verify(Tests* t) {
         t, r->status == 1 && strstr(r->out, "FAILED, first at layer 3\n") != NULL && strstr(r->out, "PASSED") == NULL,
         "a checkpoint with one flipped matrix against the good one: FAILED, first at layer 3; exit status %d",
         r->status);
+    snprintf(arguments, sizeof arguments, "-m %s -T models/fairytales_tokenizer.bin --dtype q8 --verify=%s", path,
+             MODEL);
+    r = run(arguments);
+    test_check(t, r->status == 1 && strstr(r->out, "FAILED, first at layer 3\n") != NULL,
+               "so it is with what q8 may round; exit status %d", r->status);
     snprintf(arguments, sizeof arguments, "-m %s -p Once -n 0 --logits %s/good.npy", MODEL, directory);
     run(arguments);
     snprintf(arguments, sizeof arguments, "-m %s -p Once --dtype bf16 --verify=%s/good.npy", MODEL, directory);
@@ -385,6 +408,35 @@ static void test_verify(Tests* t) {
                "against the good one's logits file the good one passes, the flipped one fails");
     snprintf(arguments, sizeof arguments, "-m %s -p 'Once upon' --verify=%s/good.npy", MODEL, directory);
     test_check(t, run(arguments)->status == 1, "logits of another prompt are refused");
+    remove_directory(directory);
+}
+
+// Random numbers as f32, the same rounded to bf16, and with another seed.
+static void test_verify_rounding(Tests* t) {
+    const GPT2Config config = {32, 4096, 4096, 2, 3, 48};
+    char directory[256], arguments[1024];
+    const int versions[3] = {3, 5, 5};
+    make_directory(directory);
+    for (int i = 0; i < 3; i++) {
+        char path[300];
+        Toy toy = toy_make(config, i < 2 ? 7 : 8, false);
+        Bytes file = toy_llmc(&toy, versions[i]);
+        snprintf(path, sizeof path, "%s/%d.bin", directory, i);
+        write_file(path, file.data, file.size);
+        free(file.data);
+        toy_free(&toy);
+    }
+    for (int i = 1; i < 3; i++) {
+        snprintf(arguments, sizeof arguments,
+                 "-m %s/%d.bin -T models/fairytales_tokenizer.bin -p 'Once upon a time' --verify=%s/0.bin", directory,
+                 i, directory);
+        const Result* r = run(arguments);
+        bool passed = r->status == 0 && strstr(r->out, "FAILED") == NULL;
+        bool failed = r->status == 1 && strstr(r->out, "PASSED") == NULL;
+        test_check(t, i == 1 ? passed : failed, "%s",
+                   i == 1 ? "a checkpoint passes for its rounding to bf16, in every weight type"
+                          : "another one does not, in any");
+    }
     remove_directory(directory);
 }
 
@@ -467,6 +519,7 @@ void test_inside(Tests* t) {
     test_section("What the program prints of it");
     test_perplexity(t);
     test_verify(t);
+    test_verify_rounding(t);
     test_profile_and_estimate(t);
     test_info(t);
 }

@@ -232,6 +232,17 @@ static void test_invariance(Tests* t, DType dtype) {
     }
     test_check(t, different == 0, "%s: 1 to 8 threads give the same bits (%d differ)", dtype_names[dtype], different);
 
+    device = open_cpu(&model, 1, 16, NULL); // where there are fewer processors it lets threads go meanwhile
+    different = 0;
+    int runs = 0;
+    for (double start = seconds_now(); seconds_now() - start < 0.2; runs++) {
+        for (int p = 0; p < T; p++) forward(device, tokens + p, 0, p, 1, p + 1 == T, got);
+        different += memcmp(got, expected, sizeof expected) != 0;
+    }
+    gpt2_cpu.close(device);
+    test_check(t, different == 0, "%s: 16 threads, token by token for 0.2 s, give the same bits (%d of %d differ)",
+               dtype_names[dtype], different, runs);
+
     device = open_cpu(&model, 4, 2, NULL);
     different = 0;
     for (int chunk = 1; chunk <= T; chunk = chunk * 2 + 1) {

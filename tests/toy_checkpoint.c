@@ -208,6 +208,46 @@ Bytes safetensors_bytes(const Safetensors* file) {
     return bytes;
 }
 
+void safetensors_write(const char* path, const Safetensors* file) {
+    Bytes bytes = safetensors_bytes(file);
+    write_file(path, bytes.data, bytes.size);
+    free(bytes.data);
+}
+
+void toy_write_safetensors(const char* path, const Toy* toy, const SafetensorsStyle* style) {
+    Safetensors file = toy_safetensors(toy, style);
+    safetensors_write(path, &file);
+    safetensors_release(&file);
+}
+
+char* toy_write_shards(const Toy* toy, const char* directory, int n) {
+    char *text = NULL, path[512];
+    size_t size;
+    FILE* out = require(open_memstream(&text, &size), "open_memstream");
+    const char* separator = "{\"metadata\": {\"total_size\": 1}, \"weight_map\": {";
+    for (int shard = 0; shard < n; shard++) {
+        SafetensorsStyle style = {"", {"F32", "F32", "F32"}, false, false, shard, n};
+        Safetensors file = toy_safetensors(toy, &style);
+        snprintf(path, sizeof path, "%s/model-%05d-of-%05d.safetensors", directory, shard + 1, n);
+        safetensors_write(path, &file);
+        const char* at = file.header;
+        while ((at = strstr(at, ",\"")) != NULL) { // ,"NAME":{"dtype" or ,"shape" or ,"data_offsets"
+            int length = (int)strcspn(at + 2, "\"");
+            if (strncmp(at + 2 + length, "\":{", 3) == 0) {
+                fprintf(out, "%s\"%.*s\": \"%s\"", separator, length, at + 2, strrchr(path, '/') + 1);
+                separator = ", ";
+            }
+            at += 2;
+        }
+        safetensors_release(&file);
+    }
+    fprintf(out, "}}");
+    require_that(fclose(out) == 0, "open_memstream");
+    snprintf(path, sizeof path, "%s/model.safetensors.index.json", directory);
+    write_file(path, text, size);
+    return text;
+}
+
 char* toy_config_json(const Toy* toy) {
     char* text = NULL;
     const GPT2Config* config = &toy->config;

@@ -48,6 +48,13 @@ void safetensors_release(Safetensors* file);
 
 // The file: header length, header, data.
 Bytes safetensors_bytes(const Safetensors* file);
+void safetensors_write(const char* path, const Safetensors* file);
+
+// The toy as a .safetensors file.
+void toy_write_safetensors(const char* path, const Toy* toy, const SafetensorsStyle* style);
+
+// The toy in f32 as model-00001-of-0000n.safetensors, ... and their index in a directory; returns the index's text.
+char* toy_write_shards(const Toy* toy, const char* directory, int n);
 
 // config.json as transformers writes it.
 char* toy_config_json(const Toy* toy);

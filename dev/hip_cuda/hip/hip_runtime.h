@@ -23,6 +23,7 @@
 #define hipDeviceGetAttribute             cudaDeviceGetAttribute
 #define hipDeviceAttributeMemoryClockRate cudaDevAttrMemoryClockRate
 #define hipDeviceAttributeMemoryBusWidth  cudaDevAttrGlobalMemoryBusWidth
+#define hipDeviceAttributeCooperativeLaunch cudaDevAttrCooperativeLaunch
 #define hipMemGetInfo                     cudaMemGetInfo
 
 #define hipMalloc               cudaMalloc
@@ -56,6 +57,13 @@
 #define hipGraphLaunch                                    cudaGraphLaunch
 #define hipGraphDestroy                                   cudaGraphDestroy
 #define hipGraphExecDestroy                               cudaGraphExecDestroy
+
+#define hipLaunchCooperativeKernel                   cudaLaunchCooperativeKernel
+#define hipOccupancyMaxActiveBlocksPerMultiprocessor cudaOccupancyMaxActiveBlocksPerMultiprocessor
+#define hipFuncSetAttribute                          cudaFuncSetAttribute
+#define hipFuncAttributeMaxDynamicSharedMemorySize   cudaFuncAttributeMaxDynamicSharedMemorySize
+
+#define HIP_DYNAMIC_SHARED(type, name) extern __shared__ type name[];
 
 #define hipLaunchKernelGGL(kernel, grid, block, shared_bytes, stream, ...)                                             \
     kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -75,12 +76,18 @@ struct dim3 {
     unsigned x, y, z;
     constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
+struct __attribute__((may_alias, aligned(8))) float2 {
+    float x, y;
+};
 struct __attribute__((may_alias, aligned(16))) float4 {
     float x, y, z, w;
 };
 struct __attribute__((may_alias, aligned(16))) uint4 {
     unsigned x, y, z, w;
 };
+static inline float2 make_float2(float x, float y) {
+    return {x, y};
+}
 static inline float4 make_float4(float x, float y, float z, float w) {
     return {x, y, z, w};
 }
@@ -104,7 +111,12 @@ enum hipError_t {
 };
 enum hipMemcpyKind { hipMemcpyHostToDevice = 1, hipMemcpyDeviceToHost = 2, hipMemcpyDeviceToDevice = 3 };
 enum hipStreamCaptureMode { hipStreamCaptureModeThreadLocal = 1 };
-enum hipDeviceAttribute_t { hipDeviceAttributeMemoryClockRate, hipDeviceAttributeMemoryBusWidth };
+enum hipDeviceAttribute_t {
+    hipDeviceAttributeMemoryClockRate,
+    hipDeviceAttributeMemoryBusWidth,
+    hipDeviceAttributeCooperativeLaunch
+};
+enum hipFuncAttribute { hipFuncAttributeMaxDynamicSharedMemorySize };
 enum { hipHostMallocDefault = 0 };
 struct hipDeviceProp_t {
     char name[256];
@@ -135,6 +147,7 @@ enum { COMPUTE_UNITS = 4 };
 #endif
 enum { MAX_BLOCK_THREADS = 1024, MAX_SHARED_BYTES = 65536 };
 const size_t STACK_BYTES = 128 * 1024;
+const long MAX_WAIT_SECONDS = 100;
 
 // A setting from the environment, for programs that are run as they are.
 inline long from_environment(const char* name, long otherwise) {
@@ -147,11 +160,13 @@ struct State {
     int wave_size = (int)from_environment("HIP_HOST_WAVE", 32); // of the device: 32 or 64
     bool reverse = false;                                       // run the threads of a block from the last to the first
     int num_devices = (int)from_environment("HIP_HOST_DEVICES", 1); // 0: hipGetDeviceCount gives hipErrorNoDevice
+    int compute_units = COMPUTE_UNITS;                              // as the device says: at most COMPUTE_UNITS
     bool has_code = true;                                           // false: every launch gives hipErrorNoBinaryForGpu
     size_t memory = 1u << 30;                                       // of the device, bytes
     size_t memory_used = 0, memory_peak = 0;
     long calls = 0, launches = 0;                                // since the start
     long fail_call = from_environment("HIP_HOST_FAIL_CALL", -1); // the call with this number fails
+    bool is_lost_then = from_environment("HIP_HOST_LOST", 0) != 0; // and all that follow it
     hipError_t fail_with = hipErrorLaunchFailure;
     hipError_t last_error = hipSuccess;
     std::mutex mutex;                           // of the allocations
@@ -199,6 +214,8 @@ struct Block {
     unsigned next[MAX_BLOCK_THREADS], previous[MAX_BLOCK_THREADS]; // the ring of live fibers
     Fiber main;
     Fiber* current;
+    unsigned long pauses; // in this launch
+    time_t paused_since;
     unsigned idle; // failed attempts to go on since something last happened
     Meeting barrier;
     char barrier_tags[2], start_tag, end_tag; // what TSan orders barriers, the block's start and its end by
@@ -302,6 +319,18 @@ HIP_HOST_UNSEEN inline uint64_t exchange(uint64_t value, unsigned source, unsign
     return b->values[parity][first + source];
 }
 
+// Lets the other threads of the block go on, and other blocks. One that waits for minutes waits in vain.
+HIP_HOST_UNSEEN inline void pause() {
+    Block* b = block();
+    if (++b->pauses % 64 == 0) {
+        if (b->pauses == 64) b->paused_since = time(nullptr);
+        if (time(nullptr) - b->paused_since > MAX_WAIT_SECONDS) give_up("a wait for what nobody writes");
+        std::this_thread::yield();
+    }
+    b->idle = 0;
+    switch_to(&b->fibers[b->next[b->current->index]]);
+}
+
 // What each lane of a wave brings to a matrix instruction, (width) of it: valid until this lane comes to the next one.
 HIP_HOST_UNSEEN inline const Operands* gather(const Operands& mine, unsigned width) {
     Block* b = block();
@@ -378,7 +407,7 @@ HIP_HOST_UNSEEN inline void run_block(const Launch& launch, size_t number) {
     b->index =
         dim3((unsigned)(number % grid.x), (unsigned)(number / grid.x % grid.y), (unsigned)(number / grid.x / grid.y));
     b->num_threads = b->live = dim.x * dim.y * dim.z;
-    b->idle = 0;
+    b->idle = 0, b->pauses = 0;
     b->shared = launch.shared_bytes > 0 ? (char*)malloc(launch.shared_bytes) : nullptr;
     if (b->shared != nullptr) memset(b->shared, 0xff, launch.shared_bytes);
     unsigned n = b->num_threads;
@@ -470,10 +499,20 @@ inline Pool& pool() {
     return p;
 }
 
+// Creates the file that HIP_HOST_FAIL_MARK names, if it does: a program that looks on learns that the call was reached.
+inline void leave_mark() {
+    const char* mark = getenv("HIP_HOST_FAIL_MARK");
+    FILE* file = mark != nullptr ? fopen(mark, "w") : nullptr;
+    if (file != nullptr) fclose(file);
+}
+
 // Every call of the API begins here: it is counted, and fails if a test said so.
 inline hipError_t call() {
     State& s = state();
-    return s.calls++ == s.fail_call ? s.last_error = s.fail_with : hipSuccess;
+    long number = s.calls++;
+    if (number == s.fail_call) leave_mark();
+    bool fails = number == s.fail_call || (s.is_lost_then && s.fail_call >= 0 && number > s.fail_call);
+    return fails ? s.last_error = s.fail_with : hipSuccess;
 }
 
 inline hipError_t enqueue(hipStream_t stream, std::function<hipError_t()> work) {
@@ -628,6 +667,16 @@ template <class T> T __shfl_xor(T value, int mask, int width) {
 template <class T> T atomicAdd(T* address, T value) {
     return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
 }
+template <class T> T atomicMax(T* address, T value) {
+    T before = __atomic_load_n(address, __ATOMIC_RELAXED);
+    while (before < value && !__atomic_compare_exchange_n(address, &before, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+    return before;
+}
+
+// What a thread calls between two looks at memory that another block will write.
+inline void __nanosleep(unsigned) {
+    hip_host::pause();
+}
 using std::max;
 using std::min;
 
@@ -648,6 +697,9 @@ hipError_t hipLaunchCooperativeKernel(void (*kernel)(P...), dim3 grid, dim3 dim,
             return hip_host::launch("cooperative kernel", grid, dim, shared_bytes, stream, kernel, each...);
         },
         values);
+}
+inline hipError_t hipFuncSetAttribute(const void*, hipFuncAttribute, int bytes) {
+    return bytes <= hip_host::MAX_SHARED_BYTES ? hip_host::call() : hipErrorInvalidValue;
 }
 template <class F> hipError_t hipOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, F, int, size_t) {
     *blocks = 1;
@@ -684,11 +736,11 @@ inline hipError_t hipGetDeviceProperties(hipDeviceProp_t* properties, int) {
     snprintf(properties->gcnArchName, sizeof properties->gcnArchName, "wave%d", hip_host::state().wave_size);
     properties->totalGlobalMem = hip_host::state().memory;
     properties->warpSize = hip_host::state().wave_size;
-    properties->multiProcessorCount = hip_host::COMPUTE_UNITS;
+    properties->multiProcessorCount = hip_host::state().compute_units;
     return hip_host::call();
 }
-inline hipError_t hipDeviceGetAttribute(int* value, hipDeviceAttribute_t, int) {
-    *value = 0;
+inline hipError_t hipDeviceGetAttribute(int* value, hipDeviceAttribute_t attribute, int) {
+    *value = attribute == hipDeviceAttributeCooperativeLaunch;
     return hip_host::call();
 }
 inline hipError_t hipMemGetInfo(size_t* free_bytes, size_t* total) {
