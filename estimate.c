@@ -1,5 +1,6 @@
 // --estimate: what a prompt and a token would take on a machine that is not here, from bytes and arithmetic alone. No
 // launch, barrier or cache miss is in it: it is the least time, not a promise.
+#include "chips.h"
 #include "cpu_kernels.h"
 #include "inspect.h"
 #include "machine.h"
@@ -8,28 +9,6 @@
 #include "print.h"
 
 enum { DEFAULT_PROMPT = 512 };
-
-// Bandwidth of the memory in GB/s; matrix instructions on bf16 or f16 and vector instructions on f32 in GFLOP/s.
-typedef struct {
-    const char* name;
-    double bandwidth, matrix, f32;
-} Chip;
-
-// From AMD's data sheets: compute units x operations per clock and unit x boost clock. gfx1151's bandwidth is what others
-// have measured, the other two are the memory's nominal ones.
-static const Chip chips[] = {
-    {"gfx1151 (Radeon 8060S, 40 units)", 212, 40 * 512 * 2.9, 40 * 256 * 2.9},
-    {"gfx1100 (RX 7900 XTX, 96 units)", 960, 96 * 512 * 2.5, 96 * 256 * 2.5},
-    {"gfx942 (MI300X, 304 units)", 5300, 304 * 2048 * 2.1, 304 * 256 * 2.1},
-};
-
-enum { NUM_CHIPS = sizeof chips / sizeof *chips };
-
-// f16, bf16 and q8 weights go through the matrix instructions, the last widened.
-static Roof chip_rates(const Chip* chip, DType dtype) {
-    double products = dtype == DTYPE_F32 ? chip->f32 : chip->matrix;
-    return (Roof){.bandwidth = 1e9 * chip->bandwidth, .f32 = 1e9 * chip->f32, .products = 1e9 * products};
-}
 
 typedef struct {
     const Generation* g;
@@ -53,7 +32,7 @@ static bool measure_here(Estimate* e, Error* error) {
     e->dtype = dtype_on_device(options, options->keep_dtype ? g->model.file_dtype : options->dtype, has_gpu);
     e->bytes = gpt2_bytes_per_token_in(e->dtype, &g->model.config);
 #ifdef GPT2_HIP
-    has_gpu = has_gpu && gpt2_hip_measure(&e->gpu, options->gpu, e->bytes, error);
+    has_gpu = has_gpu && gpt2_hip_measure(&e->gpu, options->gpu, e->dtype, e->bytes, error);
 #endif
     if (!has_gpu && options->device == DEVICE_GPU) return false;
     if (has_gpu) snprintf(e->gpu_name, sizeof e->gpu_name, "this GPU (%s, %s)", info.name, info.arch);
@@ -77,7 +56,7 @@ static bool estimate_open(Estimate* e, Error* error) {
     if (!measure_here(e, error)) return false;
     e->is_here = wish[0] == 0;
     if (wish[0] > 0) e->rates.bandwidth = 1e9 * wish[0], e->rates.working_set = 0;
-    if (wish[1] > 0) e->rates.products = e->rates.f32 = 1e9 * wish[1];
+    if (wish[1] > 0) e->rates.products = e->rates.attention = e->rates.f32 = 1e9 * wish[1];
     return true;
 }
 

@@ -65,7 +65,7 @@ void close_device(OpenDevice* device) {
 bool measure_device(Roof* roof, const OpenDevice* device, const Generation* g, Error* error) {
     size_t bytes = gpt2_bytes_per_token_in(device->dtype, &g->model.config);
 #ifdef GPT2_HIP
-    if (device->api == &gpt2_hip) return gpt2_hip_measure(roof, g->options->gpu, bytes, error);
+    if (device->api == &gpt2_hip) return gpt2_hip_measure(roof, g->options->gpu, device->dtype, bytes, error);
 #endif
     return machine_measure(roof, cpu_kernels_select(NULL)->name, device->dtype, bytes, g->threads, error);
 }
