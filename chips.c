@@ -12,5 +12,8 @@ const Chip chips[NUM_CHIPS] = {
 // f16, bf16 and q8 weights go through the matrix instructions, the last widened.
 Roof chip_rates(const Chip* chip, DType dtype) {
     double products = dtype == DTYPE_F32 ? chip->f32 : chip->matrix;
-    return (Roof){.bandwidth = 1e9 * chip->bandwidth, .f32 = 1e9 * chip->f32, .products = 1e9 * products};
+    return (Roof){.bandwidth = 1e9 * chip->bandwidth,
+                  .f32 = 1e9 * chip->f32,
+                  .products = 1e9 * products,
+                  .attention = 1e9 * products};
 }

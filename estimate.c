@@ -32,7 +32,7 @@ static bool measure_here(Estimate* e, Error* error) {
     e->dtype = dtype_on_device(options, options->keep_dtype ? g->model.file_dtype : options->dtype, has_gpu);
     e->bytes = gpt2_bytes_per_token_in(e->dtype, &g->model.config);
 #ifdef GPT2_HIP
-    has_gpu = has_gpu && gpt2_hip_measure(&e->gpu, options->gpu, e->bytes, error);
+    has_gpu = has_gpu && gpt2_hip_measure(&e->gpu, options->gpu, e->dtype, e->bytes, error);
 #endif
     if (!has_gpu && options->device == DEVICE_GPU) return false;
     if (has_gpu) snprintf(e->gpu_name, sizeof e->gpu_name, "this GPU (%s, %s)", info.name, info.arch);
@@ -56,7 +56,7 @@ static bool estimate_open(Estimate* e, Error* error) {
     if (!measure_here(e, error)) return false;
     e->is_here = wish[0] == 0;
     if (wish[0] > 0) e->rates.bandwidth = 1e9 * wish[0], e->rates.working_set = 0;
-    if (wish[1] > 0) e->rates.products = e->rates.f32 = 1e9 * wish[1];
+    if (wish[1] > 0) e->rates.products = e->rates.attention = e->rates.f32 = 1e9 * wish[1];
     return true;
 }
 

@@ -308,19 +308,20 @@ template <bool WAITS> __device__ static __forceinline__ void leave(float* place,
     else *place = value;
 }
 
-// Up to two neighbouring numbers: how many of them there are to read.
+// Two neighbouring numbers of a row, or the last one alone.
 struct Place {
     const float* at;
-    int count; // 0 or less: none
+    bool has_second;
 };
 
-// Number `at` of a row of `n`, and the one behind it.
+// Number `at` of a row of n and the one behind it; past the end, the last pair.
 __device__ static __forceinline__ Place place_in(const float* row, int at, int n) {
-    Place place = {row + at, n - at};
+    int nearest = min(at, (n - 1) & ~1);
+    Place place = {row + nearest, nearest + 1 < n};
     return place;
 }
 
-// N pairs, number i from where(i); 0 for what is not there to read. All loads are under way together. WAITS: again and
+// N pairs, number i from where(i), in which a missing second is 0. All loads are under way together. WAITS: again and
 // again, until every number has been written.
 template <bool WAITS, int N, class Where>
 __device__ static __forceinline__ void take(float2 (&pairs)[N], Where where) {
@@ -330,13 +331,12 @@ __device__ static __forceinline__ void take(float2 (&pairs)[N], Where where) {
         unsigned long long bits[N];
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            Place place = where(i);
-            if (WAITS) bits[i] = place.count > 0 ? agent_load(place.at) : 0;
-            else pairs[i] = place.count > 0 ? *(const float2*)place.at : make_float2(0, 0);
+            if (WAITS) bits[i] = agent_load(where(i).at);
+            else pairs[i] = *(const float2*)where(i).at;
         }
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            bool has_second = where(i).count > 1;
+            bool has_second = where(i).has_second;
             if (WAITS) {
                 unsigned low = (unsigned)bits[i], high = (unsigned)(bits[i] >> 32);
                 is_missing |= low == EMPTY || (high == EMPTY && has_second);
@@ -1517,19 +1517,21 @@ __device__ static __forceinline__ void touch(const float* vector, int n) {
 template <int DTYPE, bool WAITS>
 __device__ static __forceinline__ float stage_x(float* staged, float* keep, const float* from, int C, int stride) {
     enum { N = 12 }; // 768 channels at once
-    int lane = opaque((int)threadIdx.x) % GROUP, packs = stride / Format<DTYPE>::PACK;
+    enum { STEP = 2 * GROUP, STAGED_STEP = STEP / Format<DTYPE>::PACK * 4 };
+    int lane = opaque((int)threadIdx.x) % GROUP;
+    float* place = staged + staged_index<DTYPE>(2 * lane, stride / Format<DTYPE>::PACK);
     float sum = 0;
-    for (int at = 2 * lane; at < stride; at += N * GROUP * 2) {
+    for (int at = 2 * lane; at < stride; at += N * STEP, place += N * STAGED_STEP) {
         float2 x[N];
-        take<WAITS, N>(x, [=](int i) { return place_in(from, at + i * 2 * GROUP, C); });
+        take<WAITS, N>(x, [=](int i) { return place_in(from, at + i * STEP, C); });
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            int e = at + i * 2 * GROUP;
-            if (e >= stride) continue;
+            if (at + i * STEP >= stride) continue;
+            if (at + i * STEP >= C) x[i] = make_float2(0, 0);
             sum += x[i].x;
             sum += x[i].y;
-            *(float2*)(staged + staged_index<DTYPE>(e, packs)) = x[i];
-            if (keep != NULL) *(float2*)(keep + e) = x[i];
+            *(float2*)(place + i * STAGED_STEP) = x[i];
+            if (keep != NULL) *(float2*)(keep + at + i * STEP) = x[i];
         }
     }
     return sum;
@@ -1540,7 +1542,7 @@ template <int DTYPE>
 __device__ static __forceinline__ float stage_embedding(float* staged, float* keep, const Decode& d, int token, int position) {
     int lane = (int)threadIdx.x % GROUP, packs = d.stride / Format<DTYPE>::PACK;
     float sum = 0;
-#pragma unroll 4
+#pragma unroll 1
     for (int e = 2 * lane; e < d.stride; e += 2 * GROUP) {
         float2 x = embedded_pair<DTYPE>(d.wte, d.wpe, token, position, e, d.stride);
         sum += x.x;
@@ -1557,40 +1559,40 @@ __device__ static __forceinline__ float stage_embedding(float* staged, float* ke
 template <int DTYPE>
 __device__ static __forceinline__ void staged_layernorm(float* staged, float sum, const float* weight, const float* bias, int C,
                                                         int stride) {
-    int lane = opaque((int)threadIdx.x) % GROUP, packs = stride / Format<DTYPE>::PACK;
+    enum { STAGED_STEP = 2 * GROUP / Format<DTYPE>::PACK * 4 };
+    int lane = opaque((int)threadIdx.x) % GROUP;
+    float* place = staged + staged_index<DTYPE>(2 * lane, stride / Format<DTYPE>::PACK);
     float squares = 0, mean = group_sum(sum) / (float)C;
+    float* end = place;
 #pragma unroll 4
-    for (int e = 2 * lane; e < C; e += 2 * GROUP) {
-        float2 v = *(const float2*)(staged + staged_index<DTYPE>(e, packs));
+    for (int e = 2 * lane; e < C; e += 2 * GROUP, end += STAGED_STEP) {
+        float2 v = *(const float2*)end;
         squares += (v.x - mean) * (v.x - mean);
         if (e + 1 < C) squares += (v.y - mean) * (v.y - mean);
     }
     float scale = 1.0f / sqrtf(group_sum(squares) / (float)C + 1e-5f);
 #pragma unroll 4
-    for (int e = 2 * lane; e < C; e += 2 * GROUP) {
-        float2* place = (float2*)(staged + staged_index<DTYPE>(e, packs));
-        float2 v = *place;
-        bool has_second = e + 1 < C;
+    for (int e = 2 * lane; e < C; e += 2 * GROUP, place += STAGED_STEP) {
+        float2 v = *(const float2*)place;
+        int second = min(e + 1, C - 1);
         v.x = (v.x - mean) * scale * weight[e] + bias[e];
-        v.y = has_second ? (v.y - mean) * scale * weight[has_second ? e + 1 : e] + bias[has_second ? e + 1 : e] : 0;
-        *place = v;
+        v.y = second > e ? (v.y - mean) * scale * weight[second] + bias[second] : 0;
+        *(float2*)place = v;
     }
 }
 
 // All readers bring `n` elements of a row, from element `first`, to shared memory; zeros up to `padded`.
 template <int DTYPE, bool WAITS>
 __device__ static __forceinline__ void stage_row(float* staged, const float* from, int first, int n, int padded) {
-    enum { N = 12, LANES = READERS * GROUP };
-    int lane = opaque((int)threadIdx.x), packs = padded / Format<DTYPE>::PACK;
-    for (int start = 0; start < padded; start += 2 * LANES * N) {
-        int at = start + 2 * lane;
+    enum { N = 12, STEP = 2 * READERS * GROUP, STAGED_STEP = STEP / Format<DTYPE>::PACK * 4 };
+    int lane = opaque((int)threadIdx.x);
+    float* place = staged + staged_index<DTYPE>(2 * lane, padded / Format<DTYPE>::PACK);
+    for (int at = 2 * lane; at < padded; at += N * STEP, place += N * STAGED_STEP) {
         float2 x[N];
-        take<WAITS, N>(x, [=](int i) { return place_in(from + first, at + i * 2 * LANES, n); });
+        take<WAITS, N>(x, [=](int i) { return place_in(from + first, at + i * STEP, n); });
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            int e = at + i * 2 * LANES;
-            if (e >= padded) continue;
-            *(float2*)(staged + staged_index<DTYPE>(e, packs)) = x[i];
+            if (at + i * STEP < padded) *(float2*)(place + i * STAGED_STEP) = at + i * STEP < n ? x[i] : make_float2(0, 0);
         }
     }
 }
@@ -1614,9 +1616,9 @@ __device__ static __forceinline__ void stage_attention(float* staged, const Deco
             // for each of N pairs of channels and each range: largest score and total, and the sums
             float2 parts[N * RANGES * 2];
             take<WAITS, N * RANGES * 2>(parts, [=](int k) {
-                int number = min(start + k / (2 * RANGES) * LANES, all - 1), r = range + k / 2 % RANGES;
+                int number = min(start + k / (2 * RANGES) * LANES, all - 1), r = min(range + k / 2 % RANGES, num_ranges - 1);
                 const float* part = partials + (size_t)(number / pairs * d.ranges + r) * (size_t)size;
-                Place place = {k % 2 == 0 ? part : part + 2 + number % pairs * 2, r < num_ranges ? 2 : 0};
+                Place place = {k % 2 == 0 ? part : part + 2 + number % pairs * 2, true};
                 return place;
             });
 #pragma unroll
@@ -1716,17 +1718,20 @@ __device__ static __forceinline__ void load_values(uint4 (&raw)[PACKS_AT_ONCE], 
 // The readers bring q, and k and v of the query's own position when the range holds it (WAITS), to shared memory.
 template <int CACHE, bool WAITS>
 __device__ static __forceinline__ void stage_query(AttentionPlace place, const Decode& d, const float* all_q, Item item) {
+    enum { N = WAITS ? 3 : 1 }; // q, k and v
     int head_stride = d.heads.head_stride, hs = d.heads.hs;
     bool has_own = WAITS && item.position / RANGE == item.range;
     const float* q = all_q + ((size_t)item.row * (size_t)d.heads.NH + (size_t)item.head) * (size_t)head_stride;
     size_t part = (size_t)d.rows * (size_t)d.heads.NH * (size_t)head_stride;
     for (int e = 2 * (int)threadIdx.x; e < head_stride; e += 2 * READERS * GROUP) {
-        float2 x[3];
-        take<WAITS, 3>(x, [=](int i) { return place_in(q + (size_t)i * part, e, i == 0 || has_own ? hs : 0); });
+        float2 x[N];
+        take<WAITS, N>(x, [=](int i) { return place_in(q + (size_t)i * part, e, hs); });
+#pragma unroll
+        for (int i = 0; i < N; i++) x[i] = e < hs ? x[i] : make_float2(0, 0);
         *(float2*)(place.query + e) = x[0];
         if (!has_own) continue;
 #pragma unroll
-        for (int i = 1; i < 3; i++) {
+        for (int i = 1; i < N; i++) {
             char* own = i == 1 ? place.key : place.value;
             if (CACHE == DTYPE_F32) *(float2*)(void*)((float*)(void*)own + e) = x[i];
             else *(unsigned*)(void*)((uint16_t*)(void*)own + e) = float_to_half(x[i].x) | (unsigned)float_to_half(x[i].y) << 16;
@@ -1888,7 +1893,7 @@ __device__ static __forceinline__ void deliver(const StageOutput& output, int ro
 
 // What a worker multiplies with next: LOADS packs per lane of each of COLUMNS columns, on their way in registers.
 template <int DTYPE> struct Chunk {
-    enum { PACK = Format<DTYPE>::PACK, LOADS = DTYPE == DTYPE_Q8 ? 2 : 4, PACKS = LOADS * GROUP };
+    enum { PACK = Format<DTYPE>::PACK, LOADS = DTYPE == DTYPE_Q8 ? 2 : 3, PACKS = LOADS * GROUP }; // 768 elements, or half of them in f32
     uint4 raw[COLUMNS][LOADS];
     float scale[COLUMNS][DTYPE == DTYPE_Q8 ? LOADS : 1];
     float bias; // of the column that the lane puts away
@@ -3621,6 +3626,7 @@ extern "C" bool gpt2_hip_measure(Roof* roof, int gpu, DType dtype, size_t workin
     roof->bandwidth = passes * (double)(count * PACK_BYTES);
     roof->f32 = rounds * 2.0 * CHAINS * THREADS * blocks.x;
     ok = ok && measure_products(roof, dtype, blocks, (unsigned*)sum, error);
+    roof->attention = roof->products;
     (void)hipFree(packs);
     (void)hipFree(sum);
     roof->working_set = working_set;

@@ -73,10 +73,10 @@ GPU_BUILD ?= $(if $(HIPCC),amd,cuda)
 test-gpu:
 	$(MAKE) BUILD=$(BUILD)/gpu_$(GPU_BUILD) HIP=0 HIP_TEST=$(GPU_BUILD) test-hip
 
-$(BUILD)/bench_gpu.o: dev/bench_gpu.cc $(HIP_SOURCES) $(STAMP)
+$(BUILD)/bench_gpu.o: dev/bench_gpu.cc dev/gpu_plain.h $(HIP_SOURCES) $(STAMP)
 	$(Q)$(call hip_compile,$(HIP),$<,$@)
 
-$(BUILD)/bench_gpu: $(BUILD)/bench_gpu.o $(BUILD)/gpt2_kernels.o $(BUILD)/tests/reference.o $(LIBRARY)
+$(BUILD)/bench_gpu: $(BUILD)/bench_gpu.o $(BUILD)/tests/reference.o $(LIBRARY)
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS) $(HIP_LIBS)
 
 bench-gpu:
