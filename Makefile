@@ -71,7 +71,7 @@ endif
 
 MODULES  := checkpoint device dtype gpt2_cpu huggingface mapped_file model model_paths operations output_file profile safetensors sampler \
             tokenizer utils weights
-FRONT    := estimate info list_devices machine npy open_device operation_table options print profile_report prompt report \
+FRONT    := chips estimate info list_devices machine npy open_device operation_table options print profile_report prompt report \
             report_json score text_output trace verify
 TESTS    := checkpoint cli dtype hostile huggingface inside kernels model sampler surroundings tokenizer
 SUPPORT  := reference toy_checkpoint
@@ -213,7 +213,7 @@ help:
 	@echo "                PEER=llama-bench PEER_MODEL=x.gguf for llama.cpp in turn; make ladder: from naive to final (dev/CPU.md)"
 	@echo "make test-hip, test-hip-san   the GPU's kernels on the CPU, plainly and under the sanitizers (needs g++)"
 	@echo "make test-gpu, bench-gpu      on this machine's card: hipcc, or nvcc"
-	@echo "make hip-report               registers, memory and loads of each GPU kernel, for each target"
+	@echo "make hip-report, gpu-model    what the compiler made of each GPU kernel, for each target; what published figures of GPUs would give"
 	@echo "make fuzz       try to break the readers of files, text and options; SECONDS=60 for each (needs clang)"
 	@echo "make test-faults  memory, files, pipes and signals fail at every point of short runs (minutes; needs sanitizers)"
 	@echo "make install    PREFIX=$(PREFIX) DESTDIR=$(DESTDIR); make uninstall removes it"

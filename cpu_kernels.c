@@ -405,29 +405,30 @@ typedef struct {
     Epilogue epilogue;
 } Product;
 
-// Rows r .. r + count - 1 (count <= nr), columns o .. o + MR - 1 of the result. Past the last row and column the tile
-// repeats the last one and drops what it computed there.
-INLINE void product_tile(const Product* p, Arithmetic arithmetic, size_t r, size_t count, size_t o, int nr) {
+// Rows r .. r + count - 1 (count <= nr), columns o, o + apart, o + 2 apart, ... of the result, MR of them. Past the last
+// row and column the tile repeats the last one and drops what it computed there. `next`: see dot_tile.
+INLINE void product_tile(const Product* p, Arithmetic arithmetic, size_t r, size_t count, size_t o, size_t apart,
+                         size_t next, int nr) {
     const char *w[MR], *x[NR];
     const uint16_t* scales[MR];
-    size_t columns = p->end - o < MR ? p->end - o : MR;
     UNROLL for (size_t m = 0; m < MR; m++) {
-        size_t row = o + (m < columns ? m : columns - 1);
+        size_t row = o + m * apart < p->end ? o + m * apart : p->end - 1;
         w[m] = p->weight + row * p->weight_bytes;
         scales[m] = p->scales + row * p->num_scales;
     }
     UNROLL for (size_t n = 0; n < (size_t)nr; n++) x[n] = p->inp + (r + (n < count ? n : count - 1)) * p->inp_bytes;
     v4f sums[NR];
     if (arithmetic == INT8_BY_INT8) {
-        q8_tile(sums, w, scales, x, p->C, MR * p->weight_bytes, nr);
+        q8_tile(sums, w, scales, x, p->C, next, nr);
     } else {
-        dot_tile(sums, w, x, p->C, arithmetic, MR * p->weight_bytes, nr);
+        dot_tile(sums, w, x, p->C, arithmetic, next, nr);
     }
     for (size_t n = 0; n < count; n++) {
-        float* out = p->out + (r + n) * p->OC + o;
-        for (size_t m = 0; m < columns; m++) {
-            float y = sums[n][m] + (p->bias != NULL ? p->bias[o + m] : 0.0f);
-            out[m] = p->epilogue == EPILOGUE_ADD ? out[m] + y : y;
+        float* out = p->out + (r + n) * p->OC;
+        for (size_t m = 0; m < MR && o + m * apart < p->end; m++) {
+            size_t column = o + m * apart;
+            float y = sums[n][m] + (p->bias != NULL ? p->bias[column] : 0.0f);
+            out[column] = p->epilogue == EPILOGUE_ADD ? out[column] + y : y;
         }
     }
 }
@@ -443,10 +444,22 @@ static void gelu_forward(float* out, size_t n) {
     memcpy(out + i, &x, (n - i) * sizeof(float));
 }
 
+enum { STREAM_AHEAD = 1024 }; // bytes; 1.5 and 2.5 KB are as good, a whole row of 6 KB is not (dev/CPU.md)
+
+// Columns [begin, p->end) for so few rows that each weight is used once. What counts is how memory is read: the MR rows
+// of a tile come from MR streams, each of which goes straight through its part of the weights.
+INLINE void product_streams(const Product* p, Arithmetic arithmetic, size_t R, size_t begin, int nr) {
+    size_t apart = (p->end - begin + MR - 1) / MR;
+    for (size_t i = 0; i < apart; i++) product_tile(p, arithmetic, 0, R, begin + i, apart, STREAM_AHEAD, nr);
+    for (size_t n = 0; n < R && p->epilogue == EPILOGUE_GELU; n++) {
+        gelu_forward(p->out + n * p->OC + begin, p->end - begin);
+    }
+}
+
 enum { PANEL_BYTES = 96 * 1024 }; // weights that stay in the second-level cache while all rows pass by
 
 // Columns [begin, p->end) for all R rows: the weights in panels, each met by NR rows of activations at a time.
-INLINE void product_columns(const Product* p, Arithmetic arithmetic, size_t R, size_t begin) {
+INLINE void product_panels(const Product* p, Arithmetic arithmetic, size_t R, size_t begin) {
     size_t panel = PANEL_BYTES / p->weight_bytes / MR * MR;
     if (panel < MR) panel = MR;
     for (size_t o = begin; o < p->end; o += panel) {
@@ -454,17 +467,19 @@ INLINE void product_columns(const Product* p, Arithmetic arithmetic, size_t R, s
         for (size_t r = 0; r < R; r += NR) {
             size_t count = R - r < NR ? R - r : NR;
             for (size_t i = o; i < panel_end; i += MR) {
-                if (count == 1) {
-                    product_tile(p, arithmetic, r, 1, i, 1);
-                } else {
-                    product_tile(p, arithmetic, r, count, i, NR);
-                }
+                product_tile(p, arithmetic, r, count, i, 1, MR * p->weight_bytes, NR);
             }
             if (p->epilogue == EPILOGUE_GELU) {
                 for (size_t n = r; n < r + count; n++) gelu_forward(p->out + n * p->OC + o, panel_end - o);
             }
         }
     }
+}
+
+INLINE void product_columns(const Product* p, Arithmetic arithmetic, size_t R, size_t begin) {
+    if (R == 1) product_streams(p, arithmetic, R, begin, 1);
+    else if (R <= NR) product_streams(p, arithmetic, R, begin, NR);
+    else product_panels(p, arithmetic, R, begin);
 }
 
 static Product product_of(float* out, const void* inp, const Tensor* weight, const float* bias, size_t C, size_t OC,

@@ -1,45 +1,47 @@
 // --estimate: what a prompt and a token would take on a machine that is not here, from bytes and arithmetic alone. No
 // launch, barrier or cache miss is in it: it is the least time, not a promise.
+#include "chips.h"
 #include "cpu_kernels.h"
 #include "inspect.h"
 #include "machine.h"
+#include "open_device.h"
 #include "operation_table.h"
 #include "print.h"
 
 enum { DEFAULT_PROMPT = 512 };
 
-// Bandwidth of the memory in GB/s; matrix instructions on bf16 or f16 and vector instructions on f32 in GFLOP/s.
-typedef struct {
-    const char* name;
-    double bandwidth, matrix, f32;
-} Chip;
-
-// From AMD's data sheets: compute units x operations per clock and unit x boost clock. gfx1151's bandwidth is what others
-// have measured, the other two are the memory's nominal ones.
-static const Chip chips[] = {
-    {"gfx1151 (Radeon 8060S, 40 units)", 212, 40 * 512 * 2.9, 40 * 256 * 2.9},
-    {"gfx1100 (RX 7900 XTX, 96 units)", 960, 96 * 512 * 2.5, 96 * 256 * 2.5},
-    {"gfx942 (MI300X, 304 units)", 5300, 304 * 2048 * 2.1, 304 * 256 * 2.1},
-};
-
-enum { NUM_CHIPS = sizeof chips / sizeof *chips };
-
-// f16, bf16 and q8 weights go through the matrix instructions, the last widened.
-static Roof chip_rates(const Chip* chip, DType dtype) {
-    double products = dtype == DTYPE_F32 ? chip->f32 : chip->matrix;
-    return (Roof){.bandwidth = 1e9 * chip->bandwidth, .f32 = 1e9 * chip->f32, .products = 1e9 * products};
-}
-
 typedef struct {
     const Generation* g;
     DType dtype;
     CallShape prefill, decode;
-    size_t bytes;        // of weights for one token
-    Roof rates;          // of the machine asked for
-    Roof here;           // of this one, measured
-    bool is_here;        // both are the same
-    const char* variant; // of the CPU's kernels
+    size_t bytes; // of weights for one token
+    Roof rates;   // of the machine asked for
+    bool is_here; // it is this one
+    // this one, measured
+    Roof cpu, gpu;
+    char cpu_name[96], gpu_name[256]; // "": there is no GPU, or none that --device admits
 } Estimate;
+
+// Where the text would run here; an error only where a GPU was asked for that cannot be used.
+static bool measure_here(Estimate* e, Error* error) {
+    const Generation* g = e->g;
+    const Options* options = g->options;
+    const char* variant = cpu_kernels_select(NULL)->name;
+    GpuInfo info;
+    bool has_gpu = find_gpu(&info, options, error);
+    e->dtype = dtype_on_device(options, options->keep_dtype ? g->model.file_dtype : options->dtype, has_gpu);
+    e->bytes = gpt2_bytes_per_token_in(e->dtype, &g->model.config);
+#ifdef GPT2_HIP
+    has_gpu = has_gpu && gpt2_hip_measure(&e->gpu, options->gpu, e->dtype, e->bytes, error);
+#endif
+    if (!has_gpu && options->device == DEVICE_GPU) return false;
+    if (has_gpu) snprintf(e->gpu_name, sizeof e->gpu_name, "this GPU (%s, %s)", info.name, info.arch);
+    snprintf(e->cpu_name, sizeof e->cpu_name, "this CPU (%s, %d thread%s)", variant, g->threads,
+             g->threads == 1 ? "" : "s");
+    if (!machine_measure(&e->cpu, variant, e->dtype, e->bytes, g->threads, error)) return false;
+    e->rates = has_gpu ? e->gpu : e->cpu;
+    return true;
+}
 
 static bool estimate_open(Estimate* e, Error* error) {
     const Generation* g = e->g;
@@ -51,14 +53,10 @@ static bool estimate_open(Estimate* e, Error* error) {
     int depth = T + n / 2 < g->context ? T + n / 2 : g->context - 1;
     e->prefill = (CallShape){.B = 1, .T = T, .position = 0}; // one prompt for all samples
     e->decode = (CallShape){.B = g->options->samples, .T = 1, .position = depth};
-    e->dtype = g->options->keep_dtype ? g->model.file_dtype : g->options->dtype;
-    e->bytes = gpt2_bytes_per_token_in(e->dtype, &g->model.config);
-    e->variant = cpu_kernels_select(NULL)->name;
-    if (!machine_measure(&e->here, e->variant, e->dtype, e->bytes, g->threads, error)) return false;
-    e->rates = e->here;
+    if (!measure_here(e, error)) return false;
     e->is_here = wish[0] == 0;
     if (wish[0] > 0) e->rates.bandwidth = 1e9 * wish[0], e->rates.working_set = 0;
-    if (wish[1] > 0) e->rates.products = e->rates.f32 = 1e9 * wish[1];
+    if (wish[1] > 0) e->rates.products = e->rates.attention = e->rates.f32 = 1e9 * wish[1];
     return true;
 }
 
@@ -89,9 +87,11 @@ static void print_chip(FILE* out, const Estimate* e, const char* name, const Roo
 
 static void print_chips(FILE* out, const Estimate* e) {
     bool is_json = e->g->options->json;
-    char here[64];
-    snprintf(here, sizeof here, "this CPU (%s, %d thread%s)", e->variant, e->g->threads, e->g->threads == 1 ? "" : "s");
-    print_chip(out, e, here, &e->here);
+    print_chip(out, e, e->cpu_name, &e->cpu);
+    if (e->gpu_name[0] != '\0') {
+        if (is_json) fputc(',', out);
+        print_chip(out, e, e->gpu_name, &e->gpu);
+    }
     for (int i = 0; i < NUM_CHIPS; i++) {
         Roof rates = chip_rates(&chips[i], e->dtype);
         if (is_json) fputc(',', out);
@@ -102,14 +102,16 @@ static void print_chips(FILE* out, const Estimate* e) {
 static void print_text(FILE* out, const Estimate* e, const Phase phases[2]) {
     fprintf(out, "%s, %s weights, %.1f MB per token; from the shapes, nothing was run\n", e->g->paths.model,
             dtype_names[e->dtype], 1e-6 * (double)e->bytes);
-    fputs(e->is_here ? "this machine, measured; " : "the machine asked for; ", out);
+    const char* here = e->gpu_name[0] != '\0' ? e->gpu_name : e->cpu_name;
+    fprintf(out, "%s; ", e->is_here ? here : "the machine asked for");
     print_machine(out, &e->rates);
     for (int i = 0; i < 2; i++) print_phase(out, &phases[i], &e->rates, false);
     fprintf(out, "\n%-34s %8s %9s %9s %12s %12s %10s\n", "machine", "GB/s", "products", "f32", "prefill ms", "token ms",
             "tokens/s");
     print_chips(out, e);
-    fputs("products and f32 in GFLOP/s; this CPU is measured, the GPUs are what their makers and others publish\n",
-          out);
+    fputs(
+        "products and f32 in GFLOP/s; this machine is measured, the others are what their makers and others publish\n",
+        out);
 }
 
 static void print_json(FILE* out, const Estimate* e, const Phase phases[2]) {

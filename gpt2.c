@@ -393,8 +393,8 @@ static bool fetch_last_logits(Generator* r, Error* error) {
     size_t V = (size_t)r->g->model.config.vocab_size;
     for (int i = 0; !r->has_logits && i < r->num_running; i++) {
         bool has_ended = r->g->samples[r->slots[i]].stop != STOP_NONE;
-        if (has_ended && !r->device.api->fetch_logits(r->device.handle, i, r->logits + (size_t)i * V, error))
-            return false;
+        float* logits = r->logits + (size_t)i * V;
+        if (has_ended && !r->device.api->fetch_logits(r->device.handle, i, logits, error)) return false;
     }
     return true;
 }
@@ -576,21 +576,23 @@ static int exit_with(int status, const Error* error) {
     return status;
 }
 
-// From the options to a model and a tokenizer that fit together, and the prompt's text. *status is what a failure exits
-// with.
+// From the options to a model and a tokenizer that fit together, and the prompt's text. What needs no prompt does without
+// a tokenizer where there is none beside the model. *status is what a failure exits with.
 static bool prepare(Generation* g, int* status, Error* error) {
     const Options* options = g->options;
     *status = EXIT_FAILURE;
-    if (!checkpoint_find(&g->paths, options->model, options->tokenizer, error) || !load_model(g, error) ||
-        !load_tokenizer(g, error) || !check_vocabulary(g, error)) {
-        return false;
-    }
+    // nothing is run: a prompt only counts where one was given, and nobody is kept waiting for one
+    bool needs_no_prompt = (options->action == ACTION_INFO || options->action == ACTION_ESTIMATE) &&
+                           options->prompt == NULL && options->prompt_file == NULL;
+    bool found = checkpoint_find(&g->paths, options->model, options->tokenizer, error);
+    bool lacks_tokenizer = !found && g->paths.model[0] != '\0' && options->tokenizer == NULL;
+    if (!found && !(lacks_tokenizer && needs_no_prompt)) return false;
+    if (!load_model(g, error)) return false;
+    if (found && (!load_tokenizer(g, error) || !check_vocabulary(g, error))) return false;
     *status = EXIT_USAGE;
     if (!fit_options(g, error)) return false;
     *status = EXIT_FAILURE;
-    // nothing is run: a prompt only counts where one was given, and nobody is kept waiting for one
-    bool needs_none = options->action == ACTION_INFO || options->action == ACTION_ESTIMATE;
-    if (needs_none && options->prompt == NULL && options->prompt_file == NULL) return true;
+    if (needs_no_prompt) return true;
     size_t limit = options->action == ACTION_SCORE ? LONGEST_PROMPT : longest_prompt(g);
     return prompt_read(&g->prompt, options, limit, error);
 }
@@ -703,8 +705,8 @@ int main(int argc, char** argv) {
     Error error;
     hold_standard_descriptors();
     text_open(&out, STDOUT_FILENO);
-    if (!options_parse(&options, argc, argv, &error)) return exit_with(EXIT_USAGE, &error);
     handle_signals();
+    if (!options_parse(&options, argc, argv, &error)) return exit_with(EXIT_USAGE, &error);
     bool ok = true;
     switch (options.action) {
     case ACTION_GENERATE: return run_generate(&options, &out);

@@ -105,8 +105,9 @@ int gpt2_hip_count(Error* error);
 bool gpt2_hip_info(GpuInfo* info, int gpu, Error* error);
 
 // Measures what GPU number `gpu` does at most: reads of `working_set` bytes over and over (where they fit into a cache it
-// is the cache's bandwidth) and the multiply-adds that its kernels are made of. Each is the fastest of several.
-bool gpt2_hip_measure(Roof* roof, int gpu, size_t working_set, Error* error);
+// is the cache's bandwidth), multiply-adds, and the matrix instructions that long runs use for weights of `dtype` where
+// there are such. Each is the fastest of several.
+bool gpt2_hip_measure(Roof* roof, int gpu, DType dtype, size_t working_set, Error* error);
 
 #ifdef __cplusplus
 }

@@ -653,6 +653,13 @@ __device__ static __forceinline__ uint4 bytes_to_halves(unsigned low, unsigned h
     return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
 
+// Keeps AMD's compiler from moving what follows, which waits for loads, before the products that are to hide them.
+__device__ static __forceinline__ void products_first() {
+#ifdef __AMDGCN__
+    __builtin_amdgcn_sched_barrier(0);
+#endif
+}
+
 // How a block of matrix_matmul brings its tiles into shared memory: rows first_row... of the activations and rows
 // first_column... of the weights (what is past the last repeats it), zeros past the end of the rows. Where the chip can copy
 // to shared memory by itself (ASYNC), AHEAD tiles are on their way, else the next one waits in registers.
@@ -669,7 +676,8 @@ template <class Shape, int DTYPE, int SIZE> struct TileStream {
         WIDE_PACKS = WIDE_ROWS * CHUNKS / THREADS_OF_BLOCK,
         BYTE_CHUNKS = CHUNKS / 2,                  // Q8: packs in a row
         BYTE_PACKS = SIZE * BYTE_CHUNKS,           // at most one for each thread
-        SCALES = Tile::DEPTH / Q8_BLOCK
+        SCALES = Tile::DEPTH / Q8_BLOCK,
+        STEPS_AT_ONCE = IS_Q8 ? 1 : Tile::DEPTH / STEP // that the compiler may mix; Q8's would not fit into the registers
     };
     struct Stage {
         uint4 packs[2 * SIZE * CHUNKS + (IS_Q8 ? SCALES * SIZE / 4 : 0)]; // activations, weights, their scales (SCALES, SIZE)
@@ -679,7 +687,7 @@ template <class Shape, int DTYPE, int SIZE> struct TileStream {
     Matrix weight;
     int first_row, rows, first_column, OC, stride;
     uint4 wide[WIDE_PACKS], bytes[IS_Q8 ? (BYTE_PACKS + THREADS_OF_BLOCK - 1) / THREADS_OF_BLOCK : 1];
-    float scale;
+    uint16_t scale;
 
     // Starts the loads of columns start to start + DEPTH.
     __device__ __forceinline__ void fetch(Stage* stage, int start) {
@@ -690,55 +698,48 @@ template <class Shape, int DTYPE, int SIZE> struct TileStream {
             const uint16_t* from = row < SIZE ? in + (size_t)min(first_row + row, rows - 1) * (size_t)stride
                                               : (const uint16_t*)weight.data + (size_t)min(first_column + row - SIZE, OC - 1) * (size_t)stride;
             const uint4* pack = (const uint4*)(from + (is_inside ? start + chunk * CHUNK : 0));
-            if (ASYNC) {
-                copy_async(&stage->packs[pack_place<CHUNKS>(row, chunk)], pack, is_inside);
-            } else { // loaded in any case, for a branch would wait for it
-                uint4 loaded = *pack;
-                wide[i] = is_inside ? loaded : make_uint4(0, 0, 0, 0);
-            }
+            if (ASYNC) copy_async(&stage->packs[pack_place<CHUNKS>(row, chunk)], pack, is_inside);
+            else wide[i] = *pack; // to be looked at when it lands: not before the products are under way
         }
         if (IS_Q8) fetch_bytes(start);
     }
 
     __device__ __forceinline__ void fetch_bytes(int start) {
-        int blocks = stride / Q8_BLOCK;
 #pragma unroll
         for (int i = 0; i * THREADS_OF_BLOCK < BYTE_PACKS; i++) {
             int number = min((int)threadIdx.x + i * THREADS_OF_BLOCK, BYTE_PACKS - 1), row = number / BYTE_CHUNKS;
             int at = start + number % BYTE_CHUNKS * 16;
             const char* from = (const char*)weight.data + (size_t)min(first_column + row, OC - 1) * (size_t)stride;
-            uint4 loaded = *(const uint4*)(from + (at < stride ? at : 0));
-            bytes[i] = at < stride ? loaded : make_uint4(0, 0, 0, 0);
+            bytes[i] = *(const uint4*)(from + (at < stride ? at : 0));
         }
-        int row = (int)threadIdx.x % SIZE, block = start / Q8_BLOCK + (int)threadIdx.x / SIZE;
-        scale = 0;
-        if ((int)threadIdx.x < SIZE * SCALES && block < blocks) {
-            scale = half_to_float(weight.scales[(size_t)min(first_column + row, OC - 1) * (size_t)blocks + (size_t)block]);
-        }
+        int blocks = stride / Q8_BLOCK, row = min(first_column + (int)threadIdx.x % SIZE, OC - 1);
+        scale = weight.scales[(size_t)row * (size_t)blocks + (size_t)min(start / Q8_BLOCK + (int)threadIdx.x / SIZE, blocks - 1)];
     }
 
-    // Puts what fetch brought into registers where it belongs.
-    __device__ __forceinline__ void land(Stage* stage) const {
+    // Puts what fetch brought into registers where it belongs, zeros past the end of the rows.
+    __device__ __forceinline__ void land(Stage* stage, int start) const {
         if (!ASYNC) {
 #pragma unroll
             for (int i = 0; i < WIDE_PACKS; i++) {
-                int number = (int)threadIdx.x + i * THREADS_OF_BLOCK;
-                stage->packs[pack_place<CHUNKS>(number / CHUNKS, number % CHUNKS)] = wide[i];
+                int number = (int)threadIdx.x + i * THREADS_OF_BLOCK, chunk = number % CHUNKS;
+                bool is_inside = start + chunk * CHUNK < stride;
+                stage->packs[pack_place<CHUNKS>(number / CHUNKS, chunk)] = is_inside ? wide[i] : make_uint4(0, 0, 0, 0);
             }
         }
-        if (IS_Q8) land_bytes(stage);
+        if (IS_Q8) land_bytes(stage, start);
     }
 
-    __device__ __forceinline__ void land_bytes(Stage* stage) const {
+    __device__ __forceinline__ void land_bytes(Stage* stage, int start) const {
 #pragma unroll
         for (int i = 0; i * THREADS_OF_BLOCK < BYTE_PACKS; i++) {
             int number = (int)threadIdx.x + i * THREADS_OF_BLOCK;
             int row = SIZE + number / BYTE_CHUNKS, chunk = number % BYTE_CHUNKS * 2;
             if (number >= BYTE_PACKS) break;
-            stage->packs[pack_place<CHUNKS>(row, chunk)] = bytes_to_halves(bytes[i].x, bytes[i].y);
-            stage->packs[pack_place<CHUNKS>(row, chunk + 1)] = bytes_to_halves(bytes[i].z, bytes[i].w);
+            uint4 pack = start + chunk * CHUNK < stride ? bytes[i] : make_uint4(0, 0, 0, 0);
+            stage->packs[pack_place<CHUNKS>(row, chunk)] = bytes_to_halves(pack.x, pack.y);
+            stage->packs[pack_place<CHUNKS>(row, chunk + 1)] = bytes_to_halves(pack.z, pack.w);
         }
-        if ((int)threadIdx.x < SIZE * SCALES) stage->scales()[threadIdx.x] = scale;
+        if ((int)threadIdx.x < SIZE * SCALES) stage->scales()[threadIdx.x] = half_to_float(scale);
     }
 };
 
@@ -787,9 +788,9 @@ matrix_matmul(Output output, const uint16_t* in, Matrix weight, const float* bia
     }
     int tiles = (stride + Tile::DEPTH - 1) / Tile::DEPTH;
     for (int t = 0; t < Stream::AHEAD; t++) {
-        if (t < tiles) {
+        if (t == 0 || t < tiles) {
             stream.fetch(&stages[t], t * Tile::DEPTH);
-            stream.land(&stages[t]);
+            stream.land(&stages[t], t * Tile::DEPTH);
         }
         if (Stream::ASYNC) copies_end_group();
     }
@@ -797,10 +798,9 @@ matrix_matmul(Output output, const uint16_t* in, Matrix weight, const float* bia
         if (Stream::ASYNC) copies_await();
         __syncthreads(); // tile t is there, and the stage of tile t - 1, where the next one goes, was read by everyone
         typename Stream::Stage *stage = &stages[t % Stream::STAGES], *next = &stages[(t + Stream::AHEAD) % Stream::STAGES];
-        bool is_more = t + Stream::AHEAD < tiles;
-        if (is_more) stream.fetch(next, (t + Stream::AHEAD) * Tile::DEPTH);
+        if (t + Stream::AHEAD < tiles) stream.fetch(next, (t + Stream::AHEAD) * Tile::DEPTH);
         if (Stream::ASYNC) copies_end_group();
-#pragma unroll
+#pragma unroll Stream::STEPS_AT_ONCE
         for (int step = 0; step < Tile::DEPTH / STEP; step++) {
             uint4 b[Tile::COLUMNS][Shape::PACKS];
 #pragma unroll
@@ -819,38 +819,34 @@ matrix_matmul(Output output, const uint16_t* in, Matrix weight, const float* bia
                 }
             }
         }
-        if (is_more) stream.land(next);
+        products_first();
+        stream.land(next, (t + Stream::AHEAD) * Tile::DEPTH); // behind the last tile nobody looks at it
     }
 
-    // where rows and columns go takes divisions, so each is looked up once and shared
-    RowPlace* row_places = (RowPlace*)(void*)stages;
-    ColumnPlace* column_places = (ColumnPlace*)(void*)(row_places + SIZE);
-    __syncthreads();
-    for (int i = (int)threadIdx.x; i < SIZE; i += Tile::THREADS_OF_BLOCK) {
-        row_places[i] = row_place(output, min(stream.first_row + i, rows - 1));
-        column_places[i] = column_place(output, min(stream.first_column + i, OC - 1));
-    }
-    __syncthreads();
+    // Through shared memory, 16 rows of each wave at a time, so that neighbouring threads write neighbouring columns, each
+    // thread always the same one: where rows and columns go takes divisions, which are made once.
+    enum { SLAB_ROWS = Tile::DOWN * FRAGMENT, SLAB_STRIDE = SIZE + 4, ROWS_AT_ONCE = Tile::THREADS_OF_BLOCK / SIZE };
+    float* slab = (float*)(void*)stages; // (SLAB_ROWS, SLAB_STRIDE)
+    RowPlace* row_places = (RowPlace*)(void*)(slab + SLAB_ROWS * SLAB_STRIDE); // (SIZE)
+    int column = stream.first_column + (int)threadIdx.x % SIZE;
+    ColumnPlace column_to = column_place(output, min(column, OC - 1));
+    float column_bias = bias == NULL ? 0 : bias[min(column, OC - 1)];
+    __syncthreads(); // the last tile was read by everyone
+    if ((int)threadIdx.x < SIZE) row_places[threadIdx.x] = row_place(output, min(stream.first_row + (int)threadIdx.x, rows - 1));
 #pragma unroll
-    for (int n = 0; n < Tile::COLUMNS; n++) {
-        ColumnPlace places[Shape::SUMS];
-        float biases[Shape::SUMS];
+    for (int m = 0; m < Tile::ROWS; m++) {
 #pragma unroll
-        for (int i = 0; i < Shape::SUMS; i++) {
-            int column = my_column + n * FRAGMENT + Shape::sum_column(lane, i);
-            places[i] = column_places[column];
-            biases[i] = bias == NULL ? 0 : bias[min(stream.first_column + column, OC - 1)];
+        for (int i = 0; i < Tile::COLUMNS * Shape::SUMS; i++) {
+            int n = i / Shape::SUMS, j = i % Shape::SUMS, row = wave / Tile::ACROSS * FRAGMENT + Shape::sum_row(lane, j);
+            slab[row * SLAB_STRIDE + my_column + n * FRAGMENT + Shape::sum_column(lane, j)] = sums[m][n][j];
         }
-#pragma unroll
-        for (int m = 0; m < Tile::ROWS; m++) {
-#pragma unroll
-            for (int i = 0; i < Shape::SUMS; i++) {
-                int row = my_row + m * FRAGMENT + Shape::sum_row(lane, i);
-                int column = my_column + n * FRAGMENT + Shape::sum_column(lane, i);
-                if (stream.first_row + row >= rows || stream.first_column + column >= OC) continue;
-                put_at<cache_format(DTYPE)>(output, row_places[row], places[i], sums[m][n][i] + biases[i]);
-            }
+        __syncthreads();
+        for (int r = (int)threadIdx.x / SIZE; r < SLAB_ROWS; r += ROWS_AT_ONCE) {
+            int row = (r / FRAGMENT * Tile::ROWS + m) * FRAGMENT + r % FRAGMENT;
+            if (stream.first_row + row >= rows || column >= OC) break;
+            put_at<cache_format(DTYPE)>(output, row_places[row], column_to, slab[r * SLAB_STRIDE + (int)threadIdx.x % SIZE] + column_bias);
         }
+        __syncthreads(); // the slab was read by everyone
     }
 }
 
@@ -985,8 +981,8 @@ __global__ void __launch_bounds__(THREADS) prefill_attention(Activation out, con
 }
 
 // How a block of matrix_attention brings keys and values of one head into shared memory, KEY_TILE positions at a time: the
-// keys as they are, the values transposed, for the product sums over positions. Zeros past the head's end; what is past the
-// last position repeats it.
+// keys as they are, with zeros past the head's end, the values transposed, for the product sums over positions (there what is
+// past the head's end gives sums that nobody looks at). What is past the last position repeats it.
 template <class Shape, int HEAD> struct CacheStream {
     enum {
         THREADS_OF_BLOCK = ATTENTION_WAVES * Shape::LANES,
@@ -1000,8 +996,7 @@ template <class Shape, int HEAD> struct CacheStream {
     uint4 key[KEY_PACKS], value[VALUE_PAIRS][2];
 
     __device__ __forceinline__ uint4 load(const uint4* cache, int position, int chunk) const {
-        uint4 loaded = cache[(size_t)min(position, num_keys - 1) * (size_t)packs + (size_t)min(chunk, packs - 1)];
-        return chunk < packs ? loaded : make_uint4(0, 0, 0, 0);
+        return cache[(size_t)min(position, num_keys - 1) * (size_t)packs + (size_t)min(chunk, packs - 1)];
     }
 
     __device__ __forceinline__ void fetch(int tile) {
@@ -1023,7 +1018,7 @@ template <class Shape, int HEAD> struct CacheStream {
 #pragma unroll
         for (int i = 0; i < KEY_PACKS; i++) {
             int number = (int)threadIdx.x + i * THREADS_OF_BLOCK;
-            key_tile[pack_place<CHUNKS>(number / CHUNKS, number % CHUNKS)] = key[i];
+            key_tile[pack_place<CHUNKS>(number / CHUNKS, number % CHUNKS)] = number % CHUNKS < packs ? key[i] : make_uint4(0, 0, 0, 0);
         }
 #pragma unroll
         for (int i = 0; i < VALUE_PAIRS; i++) {
@@ -3527,7 +3522,7 @@ static bool choose_route(Device* d, Error* error) {
 // ---------------------------------------------------------------------------------------------------------------------
 // What the card can do at most
 
-enum { READ_LOADS = 4, CHAINS = 16, ROOF_REPEATS = 7 };
+enum { READ_LOADS = 4, CHAINS = 16, MATRIX_CHAINS = 4, MATRIX_WAVES = 8, ROOF_REPEATS = 7 };
 
 // Reads `count` packs, `passes` times. The sum is written where it is one number of 2^32, so that it must be computed.
 extern "C" __global__ void __launch_bounds__(THREADS) read_packs(unsigned* sum, const uint4* packs, size_t count, int passes) {
@@ -3556,6 +3551,25 @@ extern "C" __global__ void __launch_bounds__(THREADS) multiply_add_chains(unsign
     if (total < 0) *sum = 1; // never
 }
 
+// MATRIX_CHAINS independent chains of `rounds` products of 16 x 16 x 32 in every wave, for weights of a format.
+template <class Shape, int DTYPE>
+__global__ void __launch_bounds__((MATRIX_WAVES * Shape::LANES)) multiply_matrix_chains(unsigned* sum, int rounds) {
+    typename Shape::Sums chain[MATRIX_CHAINS];
+    uint4 a[Shape::PACKS], b[Shape::PACKS];
+    unsigned pair = (unsigned)rounds & 0x00070007; // small numbers, which the compiler does not know
+    for (int p = 0; p < Shape::PACKS; p++) a[p] = b[p] = make_uint4(pair, pair, pair, pair);
+#pragma unroll
+    for (int i = 0; i < MATRIX_CHAINS * Shape::SUMS; i++) chain[i / Shape::SUMS][i % Shape::SUMS] = 0;
+    for (; rounds > 0; rounds--) {
+#pragma unroll
+        for (int i = 0; i < MATRIX_CHAINS; i++) Shape::template multiply<matrix_format(DTYPE) == DTYPE_F16>(&chain[i], a, b);
+    }
+    float total = 0;
+#pragma unroll
+    for (int i = 0; i < MATRIX_CHAINS * Shape::SUMS; i++) total += chain[i / Shape::SUMS][i % Shape::SUMS];
+    if (total < 0) *sum = 1; // never
+}
+
 // The most work per second that launch(work) does, when it is given enough of it to forget the launch.
 template <class Launch> static bool best_rate(double* rate, Launch launch, Error* error) {
     const double long_enough = 10e-3; // seconds
@@ -3573,13 +3587,32 @@ template <class Launch> static bool best_rate(double* rate, Launch launch, Error
     return true;
 }
 
-extern "C" bool gpt2_hip_measure(Roof* roof, int gpu, size_t working_set, Error* error) {
+// Operations per second of the products with weights of a format: matrix instructions, or the f32 multiply-adds that take
+// their place.
+static bool measure_products(Roof* roof, DType dtype, dim3 blocks, unsigned* sum, Error* error) {
+    int answers[PROBE_ANSWERS];
+    double rounds = 0;
+    hipLaunchKernelGGL(probe, dim3(1), dim3(THREADS), 0, NULL, (int*)sum);
+    if (!launched("starting the first kernel", error) ||
+        !hip_ok(hipMemcpy(answers, sum, sizeof answers, hipMemcpyDeviceToHost), "probing", error)) return false;
+    roof->products = roof->f32;
+    if (dtype == DTYPE_F32 || answers[1] == 0) return true;
+    dim3 threads((unsigned)(MATRIX_WAVES * answers[1]));
+    bool ok = best_rate(&rounds, [&](int work) {
+        if (matrix_format(dtype) == DTYPE_F16) hipLaunchKernelGGL((multiply_matrix_chains<NativeShape, DTYPE_F16>), blocks, threads, 0, NULL, sum, work);
+        else hipLaunchKernelGGL((multiply_matrix_chains<NativeShape, DTYPE_BF16>), blocks, threads, 0, NULL, sum, work);
+    }, error);
+    roof->products = rounds * 2.0 * FRAGMENT * FRAGMENT * STEP * MATRIX_CHAINS * MATRIX_WAVES * blocks.x;
+    return ok;
+}
+
+extern "C" bool gpt2_hip_measure(Roof* roof, int gpu, DType dtype, size_t working_set, Error* error) {
     GpuInfo info;
     void *packs = NULL, *sum = NULL;
     size_t count = max((size_t)1, working_set / PACK_BYTES);
     bool ok = hip_ok(hipSetDevice(gpu), "selecting the GPU", error) && gpt2_hip_info(&info, gpu, error) &&
               hip_ok(hipMalloc(&packs, count * PACK_BYTES), "measuring the GPU", error) &&
-              hip_ok(hipMalloc(&sum, sizeof(unsigned)), "measuring the GPU", error) &&
+              hip_ok(hipMalloc(&sum, PROBE_ANSWERS * sizeof(unsigned)), "measuring the GPU", error) &&
               hip_ok(hipMemset(packs, 1, count * PACK_BYTES), "measuring the GPU", error);
     dim3 blocks(ok ? (unsigned)(8 * info.compute_units) : 1), threads(THREADS);
     double passes = 0, rounds = 0;
@@ -3588,11 +3621,13 @@ extern "C" bool gpt2_hip_measure(Roof* roof, int gpu, size_t working_set, Error*
          }, error) && best_rate(&rounds, [&](int work) {
              hipLaunchKernelGGL(multiply_add_chains, blocks, threads, 0, NULL, (unsigned*)sum, work);
          }, error);
+    roof->bandwidth = passes * (double)(count * PACK_BYTES);
+    roof->f32 = rounds * 2.0 * CHAINS * THREADS * blocks.x;
+    ok = ok && measure_products(roof, dtype, blocks, (unsigned*)sum, error);
+    roof->attention = roof->products;
     (void)hipFree(packs);
     (void)hipFree(sum);
     roof->working_set = working_set;
-    roof->bandwidth = passes * (double)(count * PACK_BYTES);
-    roof->f32 = roof->products = rounds * 2.0 * CHAINS * THREADS * blocks.x; // every weight is widened to f32
     return ok;
 }
 

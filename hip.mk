@@ -55,7 +55,7 @@ $(BUILD)/tests/test_hip.o: tests/test_hip.cc tests/test.h tests/reference.h $(HI
 
 $(BUILD)/test_gpt2.o: ALL_CFLAGS += $(if $(filter-out 0,$(HIP_TEST)),-DHAVE_TEST_HIP)
 
-.PHONY: found-hip test-hip test-hip-san test-gpu bench-gpu hip-report
+.PHONY: found-hip test-hip test-hip-san test-gpu bench-gpu hip-report gpu-model
 found: found-hip
 found-hip:
 	@echo "gpu        $(if $(filter amd,$(HIP)),HIP with $(HIPCC)$(COMMA) targets $$(dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS) | tr -s ' ' '\n' | sed -n 's/--offload-arch=//p' | tr '\n' ' '),$(if $(filter 0,$(HIP)),none: no hipcc in PATH or /opt/rocm/bin (Debian: hipcc libamdhip64-dev rocm-device-libs),$(HIP)))"
@@ -86,3 +86,10 @@ bench-gpu:
 # What the compiler made of each kernel, for each target.
 hip-report:
 	dev/hip_report.sh "$(HIPCC)" "$(HIP_FLAGS_amd)" $(GPU_TARGETS)
+
+# What published figures of GPUs would give.
+$(BUILD)/gpu_model: $(BUILD)/dev/gpu_model.o $(BUILD)/chips.o $(LIBRARY)
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS)
+
+gpu-model: $(BUILD)/gpu_model
+	$(BUILD)/gpu_model

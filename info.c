@@ -217,6 +217,10 @@ static bool print_text(FILE* out, const Info* info, Error* error) {
     fputc('\n', out);
     if (!print_rows(out, info, error)) return false;
     print_memory(out, info);
+    if (g->tokenizer == NULL) {
+        fputs("\n[Tokenizer]\n  none beside the model; -T names one\n", out);
+        return true;
+    }
     fprintf(out, "\n[Tokenizer]\n  from: %s\n  tokens: %d\n  <|endoftext|>: ", g->paths.tokenizer,
             tokenizer_vocab_size(g->tokenizer));
     if (tokenizer_eot(g->tokenizer) >= 0) fprintf(out, "%d\n", tokenizer_eot(g->tokenizer));
@@ -249,6 +253,10 @@ static bool print_json(FILE* out, const Info* info, Error* error) {
     for (int dtype = 0; dtype < NUM_DTYPES; dtype++) {
         fprintf(out, "%s\"%s\": {\"weights\": %zu, \"cache_per_token\": %zu}", dtype == 0 ? "" : ", ",
                 dtype_names[dtype], weight_bytes(c, (DType)dtype), cache_bytes(c, (DType)dtype));
+    }
+    if (g->tokenizer == NULL) {
+        fputs("},\n  \"tokenizer\": null\n}\n", out);
+        return true;
     }
     fputs("},\n  \"tokenizer\": {", out);
     json_text(out, "path", g->paths.tokenizer);

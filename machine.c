@@ -221,6 +221,7 @@ bool machine_measure(Roof* rates, const char* variant, DType dtype, size_t worki
         rates->f32 = fmax(rates->f32, machine_f32_rate(variant, threads));
         rates->products = fmax(rates->products, machine_product_rate(variant, dtype, threads));
     }
+    rates->attention = rates->f32;
     free(buffer);
     return true;
 }

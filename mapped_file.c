@@ -90,6 +90,8 @@ const char* guess_file_kind(const MappedFile* file) {
          "it is a ggml file of old llama.cpp, which is not read; give the llm.c or Hugging Face original"},
         {0, "tjgg", 4,
          "it is a ggjt file of old llama.cpp, which is not read; give the llm.c or Hugging Face original"},
+        {0, "fmgg", 4,
+         "it is a ggmf file of old llama.cpp, which is not read; give the llm.c or Hugging Face original"},
         {0, "24ka", 4, "it is a checkpoint of llama2.c, which holds another architecture than GPT-2"},
         {0, "PK\x03\x04", 4, "it is a zip archive, perhaps a PyTorch .bin or .pt; save the model as safetensors"},
         {0, "\x80\x02", 2, "it is a Python pickle, perhaps an old PyTorch file; save the model as safetensors"},
@@ -115,6 +117,8 @@ const char* guess_file_kind(const MappedFile* file) {
          "ELF",
          4, "it is a program"},
         {0, "%PDF", 4, "it is a PDF document"},
+        {0, "\x89PNG", 4, "it is a picture"},
+        {0, "\xff\xd8\xff", 3, "it is a picture"},
     };
     if (file->size == 0) return "it is empty; download or copy it again";
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {

@@ -57,10 +57,10 @@ OperationCost operation_cost(Operation operation, const GPT2Config* config, DTyp
 // ---------------------------------------------------------------------------------------------------------------------
 // The roof.
 
-// Embedding and attention work on f32; products on what their weights are.
+// The embedding works on f32, products on what their weights are.
 static double peak_of(Operation operation, const Roof* roof) {
-    bool is_product = operation != OPERATION_EMBED && operation != OPERATION_ATTENTION;
-    return is_product ? roof->products : roof->f32;
+    if (operation == OPERATION_EMBED) return roof->f32;
+    return operation == OPERATION_ATTENTION ? roof->attention : roof->products;
 }
 
 bool is_bound_by_memory(Operation operation, const OperationCost* cost, const Roof* roof) {

@@ -51,6 +51,7 @@ typedef struct {
     size_t working_set; // the bytes that were read over and over to measure it, or 0
     double f32;         // operations per second of multiply-adds in f32
     double products;    // operations per second of the instruction that products with the weights are made of
+    double attention;   // of what attention is made of: f32 on the CPU, as products on a GPU
 } Roof;
 
 // Is it the bytes that take longer than the arithmetic?

@@ -629,11 +629,14 @@ static size_t merge_short(const Tokenizer* t, const unsigned char* word, size_t 
     return n;
 }
 
-// Lets heap[i] sink to its place in a binary heap of n whose smallest key is on top.
+enum { ARITY = 8 }; // children of a key in the heap: one cache line is read where a binary heap would read three
+
+// Lets heap[i] sink to its place in a heap of n whose smallest key is on top; the children of i are ARITY * i + 1 and on.
 static void heap_sink(uint64_t* heap, size_t n, size_t i) {
     uint64_t key = heap[i];
-    for (size_t child; (child = 2 * i + 1) < n; i = child) {
-        if (child + 1 < n) child += heap[child + 1] < heap[child];
+    for (size_t child; (child = ARITY * i + 1) < n; i = child) {
+        size_t end = child + ARITY < n ? child + ARITY : n;
+        for (size_t c = child + 1; c < end; c++) child = heap[c] < heap[child] ? c : child;
         if (heap[child] >= key) break;
         heap[i] = heap[child];
     }
@@ -642,7 +645,7 @@ static void heap_sink(uint64_t* heap, size_t n, size_t i) {
 
 static void heap_push(uint64_t* heap, size_t* n, uint64_t key) {
     size_t i = (*n)++;
-    for (; i > 0 && heap[(i - 1) / 2] > key; i = (i - 1) / 2) heap[i] = heap[(i - 1) / 2];
+    for (; i > 0 && heap[(i - 1) / ARITY] > key; i = (i - 1) / ARITY) heap[i] = heap[(i - 1) / ARITY];
     heap[i] = key;
 }
 
@@ -663,7 +666,8 @@ static size_t merge_long(const Tokenizer* t, const unsigned char* word, uint32_t
         symbols[i].rank = merge_rank(t, symbols[i].id, symbols[i + 1].id);
         if (symbols[i].rank != NO_MERGE) heap[heap_size++] = (uint64_t)symbols[i].rank << 32 | i;
     }
-    for (size_t i = heap_size / 2; i-- > 0;) heap_sink(heap, heap_size, i);
+    size_t parents = (heap_size + ARITY - 2) / ARITY;
+    for (size_t i = parents; i-- > 0;) heap_sink(heap, heap_size, i);
     while (heap_size > 0) {
         uint32_t i = (uint32_t)heap[0], rank = (uint32_t)(heap[0] >> 32);
         heap[0] = heap[--heap_size];

@@ -320,7 +320,7 @@ static void bench_open(Bench* b) {
         times_add(&f32, machine_f32_rate(variant, o->threads));
         times_add(&products, machine_product_rate(variant, o->dtype, o->threads));
     }
-    b->roof = (Roof){.f32 = times_median(&f32), .products = times_median(&products)};
+    b->roof = (Roof){.f32 = times_median(&f32), .products = times_median(&products), .attention = times_median(&f32)};
     printf("peak rates: f32 %.0f, products with %s weights %.0f Gop/s\n", 1e-9 * b->roof.f32, dtype_names[o->dtype],
            1e-9 * b->roof.products);
 }

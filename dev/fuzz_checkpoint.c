@@ -21,13 +21,12 @@ typedef enum {
 } Target;
 
 static const SafetensorsStyle whole = {"", {"F32", "F16", "BF16"}, true, true, 0, 1};
-static const SafetensorsStyle halves[2] = {{"", {"F32", "F32", "F32"}, false, false, 0, 2},
-                                           {"", {"F32", "F32", "F32"}, false, false, 1, 2}};
 
 // The directories and what does not change in them. libFuzzer calls a function without arguments, so these are global.
 static char root[256];
 static Toy toy;
 static Safetensors tensors;
+static char* sound_index; // model.safetensors.index.json of the toy in two files
 
 static void in_root(char path[512], const char* name) {
     snprintf(path, 512, "%s/%s", root, name);
@@ -40,9 +39,9 @@ static void put(const char* name, const void* data, size_t size) {
 }
 
 static void put_safetensors(const char* name, const Safetensors* file) {
-    Bytes bytes = safetensors_bytes(file);
-    put(name, bytes.data, bytes.size);
-    free(bytes.data);
+    char path[512];
+    in_root(path, name);
+    safetensors_write(path, file);
 }
 
 static void remove_root(void) {
@@ -65,11 +64,8 @@ static void make_root(void) {
     }
     free(config);
     put_safetensors("config/model.safetensors", &tensors);
-    for (int i = 0; i < 2; i++) {
-        Safetensors half = toy_safetensors(&toy, &halves[i]);
-        put_safetensors(i == 0 ? "index/a.safetensors" : "index/b.safetensors", &half);
-        safetensors_release(&half);
-    }
+    in_root(path, "index");
+    sound_index = toy_write_shards(&toy, path, 2);
 }
 
 static void put_seed(const char* corpus, const char* name, Target target, const void* data, size_t size) {
@@ -83,27 +79,6 @@ static void put_seed(const char* corpus, const char* name, Target target, const 
     free(bytes);
 }
 
-// weight_map of the two halves: put_tensor of toy_checkpoint.c deals the tensors out in turn.
-static char* make_index(void) {
-    char* text = NULL;
-    size_t size;
-    int i = 0;
-    FILE* out = open_memstream(&text, &size);
-    if (out == NULL) exit(1);
-    fprintf(out, "{\"weight_map\":{");
-    for (int id = 0; id < NUM_PARAMETERS; id++) {
-        ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &toy.config);
-        for (size_t layer = 0; layer < shape.layers; layer++, i++) {
-            fprintf(out, "%s\"", i > 0 ? "," : "");
-            if (shape.per_layer) fprintf(out, "h.%zu.", layer);
-            fprintf(out, "%s\":\"%c.safetensors\"", shape.hf_name, "ab"[i % 2]);
-        }
-    }
-    fprintf(out, "}}");
-    fclose(out);
-    return text;
-}
-
 static void fill_corpus(const char* corpus) {
     static const char* const names[] = {"", "v1", "", "v3", "", "v5"};
     for (int version = 1; version <= 5; version += 2) {
@@ -115,11 +90,10 @@ static void fill_corpus(const char* corpus) {
     put_seed(corpus, "safetensors", SAFETENSORS, bytes.data, bytes.size);
     free(bytes.data);
     put_seed(corpus, "header", HEADER, tensors.header, strlen(tensors.header));
-    char *config = toy_config_json(&toy), *index = make_index();
+    char* config = toy_config_json(&toy);
     put_seed(corpus, "config", CONFIG, config, strlen(config));
-    put_seed(corpus, "index", INDEX, index, strlen(index));
+    put_seed(corpus, "index", INDEX, sound_index, strlen(sound_index));
     free(config);
-    free(index);
 }
 
 static bool is_empty_directory(const char* path) {

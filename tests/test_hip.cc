@@ -1152,6 +1152,15 @@ __global__ void barrier_for_some(int* out) {
     out[threadIdx.x] = 1;
 }
 
+// gfx11 wants each number twice, in both halves of the wave; here each lane brings its own.
+__global__ void matrix_of_lanes(float* out) {
+    uint4 packs[Wmma11::PACKS];
+    for (uint4& pack : packs) pack = make_uint4(threadIdx.x, 0, 0, 0);
+    Wmma11::Sums sums = {};
+    Wmma11::multiply<true>(&sums, packs, packs);
+    out[threadIdx.x] = sums[0];
+}
+
 // Every block adds to every cell in turn, with a barrier of the whole grid between two cells.
 __global__ void grid_rounds(int* cells, int* arrived, int rounds) {
     for (int round = 0; round < rounds; round++) {
@@ -1174,7 +1183,7 @@ __global__ void dynamic_sum(float* out) {
     }
 }
 
-enum Fault { NO_FAULT, NO_BARRIER, PAST_END, BARRIER_FOR_SOME };
+enum Fault { NO_FAULT, NO_BARRIER, PAST_END, BARRIER_FOR_SOME, WRONG_OPERANDS };
 
 // Runs a kernel with the fault. Returns only when nothing stopped it: are its results right?
 static bool run_fault(Fault fault, bool reverse) {
@@ -1183,10 +1192,11 @@ static bool run_fault(Fault fault, bool reverse) {
     need(hipSetDevice(0), "hipSetDevice");
     Card<int> out(std::vector<int>(blocks * THREADS, 0));
     Card<float> floats(Floats(THREADS, 1.0f)), in(Floats(48, 1.0f));
-    if (fault == NO_FAULT) hipLaunchKernelGGL((mirror<true>), dim3(blocks), dim3(THREADS), 0, NULL, out.data);
-    if (fault == NO_BARRIER) hipLaunchKernelGGL((mirror<false>), dim3(blocks), dim3(THREADS), 0, NULL, out.data);
     if (fault == PAST_END) hipLaunchKernelGGL(read_past_end, dim3(1), dim3(THREADS), 0, NULL, floats.data, in.data, 48);
     if (fault == BARRIER_FOR_SOME) hipLaunchKernelGGL(barrier_for_some, dim3(1), dim3(THREADS), 0, NULL, out.data);
+    if (fault == WRONG_OPERANDS) hipLaunchKernelGGL(matrix_of_lanes, dim3(1), dim3(32), 0, NULL, floats.data);
+    if (fault == NO_BARRIER) hipLaunchKernelGGL((mirror<false>), dim3(blocks), dim3(THREADS), 0, NULL, out.data);
+    else hipLaunchKernelGGL((mirror<true>), dim3(blocks), dim3(THREADS), 0, NULL, out.data); // right, if it is reached
     std::vector<int> values = out.read();
     for (int i = 0; i < blocks * THREADS; i++) {
         if (values[(size_t)i] != THREADS - 1 - i % THREADS + i / THREADS) return false;
@@ -1212,6 +1222,8 @@ static void check_faults(Tests* t) {
                "the harness runs a right kernel to its end");
     test_check(t, is_caught(NO_BARRIER, false) || is_caught(NO_BARRIER, true), "it catches a missing __syncthreads");
     test_check(t, is_caught(PAST_END, false), "it catches a read past the end of a buffer");
+    test_check(t, is_caught(WRONG_OPERANDS, false),
+               "it catches a matrix instruction whose operands are laid out wrongly");
     test_check(t, is_caught(BARRIER_FOR_SOME, false), "it catches a __syncthreads that some threads do not reach");
 }
 

@@ -493,6 +493,12 @@ static void test_info(Tests* t) {
     snprintf(arguments, sizeof arguments, "-m %s -T models/fairytales_tokenizer.bin --info -v --json", path);
     r = run(arguments);
     test_check(t, number(r->out, "nan", 0) == 1 && number(r->out, "nan", 1) == 0, "a NaN in wte is counted there");
+    snprintf(arguments, sizeof arguments, "-m %s --info --json", path);
+    r = run(arguments);
+    bool says_none = r->status == 0 && strstr(r->out, "\"tokenizer\": null") != NULL;
+    snprintf(arguments, sizeof arguments, "-m %s -p Once --estimate", path);
+    test_check(t, says_none && run(arguments)->status == 1,
+               "a checkpoint with no tokenizer beside it is described without one; a prompt needs one");
     remove_directory(directory);
 }
 

@@ -328,6 +328,15 @@ static void test_odd_targets(const Limits* l) {
         test_check(l->t, fails_with(&o, 1, cases[i].said) && o.length == 0, "--logits %s: %.*s", cases[i].target,
                    LAST_LINE(o.err));
     }
+    if (symlink("no_such_file", path_in(l, "nothing.npy", path)) != 0 ||
+        symlink("loop.npy", path_in(l, "loop.npy", name)) != 0)
+        return;
+    Outcome nothing = LOGITS(l, "nothing.npy"), loop = LOGITS(l, "loop.npy");
+    bool are_links =
+        lstat(path, &info) == 0 && S_ISLNK(info.st_mode) && lstat(name, &info) == 0 && S_ISLNK(info.st_mode);
+    test_check(l->t,
+               fails_with(&nothing, 1, "is a link to nothing") && fails_with(&loop, 1, "symbolic links") && are_links,
+               "nor are links that lead to nothing or to themselves replaced: %.*s", LAST_LINE(nothing.err));
     bool is_kept = stat("/dev/full", &info) != 0 || S_ISCHR(info.st_mode);
     is_kept = is_kept && stat(path_in(l, "toy.bin", path), &info) == 0 && info.st_size > 10000;
     test_check(l->t, is_kept, "what stood there stands there still");
@@ -537,6 +546,22 @@ static void test_places(const Limits* l) {
     }
 }
 
+// As another user, onto a file that may be replaced but not read, so that nobody can say what would be lost.
+static void test_unreadable_target(const Limits* l) {
+    char program[512], path[512];
+    struct stat info;
+    if (geteuid() != 0 || mkdir(path_in(l, "open", path), 0777) != 0 || chmod(path, 0777) != 0) {
+        test_skip(l->t, "only root can become another user");
+        return;
+    }
+    write_file(path_in(l, "open/secret.npy", path), "secret", 6);
+    if (chmod(path, 0) != 0) return;
+    Setting nobody = {.program = path_in(l, "bin/gpt2", program), .directory = "/", .is_nobody = true};
+    Outcome o = run_set(l, nobody, (const char*[]){"-p", "a", "-n", "1", "-q", "--logits", path, NULL});
+    test_check(l->t, fails_with(&o, 1, "Permission denied") && stat(path, &info) == 0 && info.st_size == 6,
+               "--logits does not replace a file that may not be read: exit status %d", o.status);
+}
+
 void test_surroundings(Tests* t) {
     test_section("limits: the program with little memory, odd files and slow readers");
     const char* program = getenv("GPT2_PROGRAM");
@@ -558,5 +583,6 @@ void test_surroundings(Tests* t) {
     test_largest(&l);
     test_little_memory(&l);
     test_places(&l);
+    test_unreadable_target(&l);
     remove_directory(l.directory);
 }

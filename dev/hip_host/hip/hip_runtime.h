@@ -201,6 +201,11 @@ struct Meeting {
     unsigned arrived, generation;
 };
 
+// What a lane brings to a matrix instruction: its numbers of the first factor, then of the second.
+struct Operands {
+    uint16_t numbers[32];
+};
+
 // One block in flight, and everything that its OS thread keeps from one block to the next.
 struct Block {
     dim3 index, dim, grid;
@@ -217,7 +222,7 @@ struct Block {
     Meeting groups[MAX_BLOCK_THREADS];        // by the group's first thread
     uint64_t values[2][MAX_BLOCK_THREADS];    // exchanged by shuffles
     Meeting waves[MAX_BLOCK_THREADS];         // the same for matrix instructions, whose groups are whole waves
-    uint64_t operands[2][MAX_BLOCK_THREADS];
+    Operands operands[2][MAX_BLOCK_THREADS];
     char* shared; // dynamic shared memory
     const char* kernel;
     const std::function<void()>* body;
@@ -326,17 +331,14 @@ HIP_HOST_UNSEEN inline void pause() {
     switch_to(&b->fibers[b->next[b->current->index]]);
 }
 
-// What each lane of a group brings: all (width, count) from mine (count).
-HIP_HOST_UNSEEN inline void gather(uint64_t* all, const uint64_t* mine, unsigned count, unsigned width) {
+// What each lane of a wave brings to a matrix instruction, (width) of it: valid until this lane comes to the next one.
+HIP_HOST_UNSEEN inline const Operands* gather(const Operands& mine, unsigned width) {
     Block* b = block();
     unsigned self = b->current->index, first = self / width * width;
     Meeting* meeting = &b->waves[first];
     if (first + width > b->num_threads) give_up("a matrix instruction in a wave that is not whole");
-    for (unsigned w = 0; w < count; w++) {
-        b->operands[meeting->generation & 1][self] = mine[w];
-        unsigned parity = meet(meeting, width);
-        for (unsigned l = 0; l < width; l++) all[l * count + w] = b->operands[parity][first + l];
-    }
+    b->operands[meeting->generation & 1][self] = mine;
+    return &b->operands[meet(meeting, width)][first];
 }
 
 template <class T> T shuffle(T value, unsigned source, unsigned width) {

@@ -13,35 +13,32 @@ struct Place {
     int lane, index;
 };
 
-inline double widen_number(uint16_t bits, bool is_half) {
-    uint32_t wide = (uint32_t)bits << 16;
+// bf16 is the upper half of a binary32; of binary16 the fields move into place, and the exponent is put right by a product.
+template <bool IS_HALF> float widen_number(uint16_t number) {
+    uint32_t bits = IS_HALF ? (uint32_t)(number & 0x7fff) << 13 : (uint32_t)number << 16;
     float f;
-    memcpy(&f, &wide, sizeof f);
-    if (!is_half) return (double)f;
-    double magnitude = bits & 0x7c00 ? ldexp((bits & 0x3ff) | 0x400, (bits >> 10 & 31) - 25) : ldexp(bits & 0x3ff, -24);
-    if ((bits & 0x7c00) == 0x7c00) magnitude = bits & 0x3ff ? NAN : INFINITY;
-    return bits & 0x8000 ? -magnitude : magnitude;
+    memcpy(&f, &bits, sizeof f);
+    if (!IS_HALF) return f;
+    f = (number & 0x7c00) == 0x7c00 ? (number & 0x3ff ? NAN : INFINITY) : f * 0x1p112f;
+    return number & 0x8000 ? -f : f;
 }
 
 // d (Model::SUMS) += products of what the lanes bring: a (Model::A_NUMBERS) and b (Model::B_NUMBERS), 16 bits each.
-template <class Model, bool IS_HALF> void matrix_instruction(float* d, const void* a, const void* b) {
-    enum { NUMBERS = Model::A_NUMBERS + Model::B_NUMBERS, WORDS = NUMBERS / 4 };
-    static_assert(NUMBERS % 4 == 0, "lanes exchange 8 bytes at a time");
+template <class Model, bool IS_HALF>
+HIP_HOST_UNSEEN void matrix_instruction(float* d, const uint16_t* a, const uint16_t* b) {
     if ((unsigned)Model::LANES > (unsigned)state().wave_size) give_up("a matrix instruction wider than the wave");
-    uint64_t mine[WORDS], words[Model::LANES][WORDS];
-    uint16_t all[Model::LANES][NUMBERS];
-    memcpy(mine, a, sizeof(uint16_t) * Model::A_NUMBERS);
-    memcpy((char*)mine + sizeof(uint16_t) * Model::A_NUMBERS, b, sizeof(uint16_t) * Model::B_NUMBERS);
-    gather(&words[0][0], mine, WORDS, Model::LANES);
-    memcpy(all, words, sizeof all);
+    Operands mine;
+    for (int i = 0; i < Model::A_NUMBERS; i++) mine.numbers[i] = a[i];
+    for (int i = 0; i < Model::B_NUMBERS; i++) mine.numbers[Model::A_NUMBERS + i] = b[i];
+    const Operands* all = gather(mine, Model::LANES);
     if (!Model::is_well_formed(all)) give_up("a matrix instruction whose operands are not laid out as it wants them");
     int lane = (int)(block()->current->index % Model::LANES);
     for (int i = 0; i < Model::SUMS; i++) {
         double sum = (double)d[i];
         for (int k = 0; k < Model::DEPTH; k++) {
             Place x = Model::a(Model::row(lane, i), k), y = Model::b(k, Model::column(lane, i));
-            sum += widen_number(all[x.lane][x.index], IS_HALF) *
-                   widen_number(all[y.lane][Model::A_NUMBERS + y.index], IS_HALF);
+            sum += (double)widen_number<IS_HALF>(all[x.lane].numbers[x.index]) *
+                   (double)widen_number<IS_HALF>(all[y.lane].numbers[Model::A_NUMBERS + y.index]);
         }
         d[i] = (float)sum;
     }
@@ -55,8 +52,13 @@ struct WmmaGfx11 {
     static Place b(int k, int column) { return {column, k}; }
     static int row(int lane, int i) { return 2 * i + lane / 16; }
     static int column(int lane, int) { return lane % 16; }
-    static bool is_well_formed(const uint16_t (*all)[A_NUMBERS + B_NUMBERS]) {
-        return memcmp(all, all + 16, 16 * sizeof *all) == 0;
+    static bool is_well_formed(const Operands* all) {
+        const Operands &mine = all[block()->current->index % LANES],
+                       &twin = all[(block()->current->index ^ 16) % LANES];
+        for (int i = 0; i < A_NUMBERS + B_NUMBERS; i++) {
+            if (mine.numbers[i] != twin.numbers[i]) return false;
+        }
+        return true;
     }
 };
 
@@ -68,7 +70,7 @@ struct WmmaGfx12 {
     static Place b(int k, int column) { return {column + k / 8 * 16, k % 8}; }
     static int row(int lane, int i) { return i + lane / 16 * 8; }
     static int column(int lane, int) { return lane % 16; }
-    static bool is_well_formed(const uint16_t (*)[A_NUMBERS + B_NUMBERS]) { return true; }
+    static bool is_well_formed(const Operands*) { return true; }
 };
 
 // CDNA, v_mfma_f32_16x16x16: A[i][k] in lane i + 16 (k / 4), number k % 4; B likewise; D[i][j] in lane j + 16 (i / 4),
@@ -79,7 +81,7 @@ struct Mfma16x16x16 {
     static Place b(int k, int column) { return {column + 16 * (k / 4), k % 4}; }
     static int row(int lane, int i) { return lane / 16 * 4 + i; }
     static int column(int lane, int) { return lane % 16; }
-    static bool is_well_formed(const uint16_t (*)[A_NUMBERS + B_NUMBERS]) { return true; }
+    static bool is_well_formed(const Operands*) { return true; }
 };
 
 // PTX, mma.sync.m16n8k16 on 16-bit numbers: pairs along k in lanes 4 (row % 8) + (k % 8) / 2; of A first rows 0 to 7 and 8
@@ -90,20 +92,20 @@ struct MmaM16N8K16 {
     static Place b(int k, int column) { return {column * 4 + k % 8 / 2, k / 8 * 2 + k % 2}; }
     static int row(int lane, int i) { return lane / 4 + (i >= 2 ? 8 : 0); }
     static int column(int lane, int i) { return lane % 4 * 2 + i % 2; }
-    static bool is_well_formed(const uint16_t (*)[A_NUMBERS + B_NUMBERS]) { return true; }
+    static bool is_well_formed(const Operands*) { return true; }
 };
 
 template <bool IS_HALF> void wmma_gfx11(float* d, const void* a, const void* b) {
-    matrix_instruction<WmmaGfx11, IS_HALF>(d, a, b);
+    matrix_instruction<WmmaGfx11, IS_HALF>(d, (const uint16_t*)a, (const uint16_t*)b);
 }
 template <bool IS_HALF> void wmma_gfx12(float* d, const void* a, const void* b) {
-    matrix_instruction<WmmaGfx12, IS_HALF>(d, a, b);
+    matrix_instruction<WmmaGfx12, IS_HALF>(d, (const uint16_t*)a, (const uint16_t*)b);
 }
 template <bool IS_HALF> void mfma_16x16x16(float* d, const void* a, const void* b) {
-    matrix_instruction<Mfma16x16x16, IS_HALF>(d, a, b);
+    matrix_instruction<Mfma16x16x16, IS_HALF>(d, (const uint16_t*)a, (const uint16_t*)b);
 }
 template <bool IS_HALF> void mma_m16n8k16(float* d, const void* a, const void* b) {
-    matrix_instruction<MmaM16N8K16, IS_HALF>(d, a, b);
+    matrix_instruction<MmaM16N8K16, IS_HALF>(d, (const uint16_t*)a, (const uint16_t*)b);
 }
 
 } // namespace hip_host
