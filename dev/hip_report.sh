@@ -50,7 +50,7 @@ for target in $targets; do
         /remark: +AGPRs: / { agpr[name] = $NF }
         /ScratchSize/ { scratch[name] = $NF }
         /Occupancy/ { waves[name] = $NF }
-        /GPRs Spill/ { spills[name] += $NF }
+        /VGPRs Spill/ { spills[name] += $NF } # scalar ones go to lanes of vector registers, not to memory
         /LDS Size/ { shared[name] = $NF }
         function short(text) { # "void decode_matmul<1, 8>(Output, ..." and "layernorm:" by their names alone
             sub(/^void /, "", text); sub(/[(:].*/, "", text); gsub(/NativeShape, /, "", text); return text
