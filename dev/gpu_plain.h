@@ -7,8 +7,8 @@
 // to ROWS rows; its lanes take the packs of the weight's row in turn and add up at the end. Past the row's end the last
 // pack is loaded once more and masked to 0: a branch there would let the compiler wait for one load after the other.
 template <int DTYPE, int ROWS>
-__global__ void __launch_bounds__(THREADS) plain_matmul(Output output, const float* in, Matrix weight,
-                                                         const float* bias, int rows, int stride, int OC) {
+__global__ void __launch_bounds__(THREADS)
+    plain_matmul(Output output, const float* in, Matrix weight, const float* bias, int rows, int stride, int OC) {
     enum { PACK = Format<DTYPE>::PACK, LOADS = PACK * ROWS > 32 ? 1 : PACK * ROWS > 16 ? 2 : 4 }; // by the registers
     int lane = (int)threadIdx.x % GROUP, column = (int)blockIdx.x * GROUPS + (int)threadIdx.x / GROUP;
     int first_row = (int)blockIdx.y * ROWS, packs = stride / PACK;
@@ -26,10 +26,12 @@ __global__ void __launch_bounds__(THREADS) plain_matmul(Output output, const flo
             int p = min(start + i * GROUP, packs - 1);
             unsigned keep = start + i * GROUP < packs ? 0xffffffff : 0;
             float values[PACK], scale = pack_scale<DTYPE>(weight, weight_row, p, stride);
-            Format<DTYPE>::unpack(values, make_uint4(raw[i].x & keep, raw[i].y & keep, raw[i].z & keep, raw[i].w & keep));
+            Format<DTYPE>::unpack(values,
+                                  make_uint4(raw[i].x & keep, raw[i].y & keep, raw[i].z & keep, raw[i].w & keep));
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
-                const float4* x = (const float4*)(in + (size_t)min(first_row + r, rows - 1) * (size_t)stride) + p * (PACK / 4);
+                const float4* x =
+                    (const float4*)(in + (size_t)min(first_row + r, rows - 1) * (size_t)stride) + p * (PACK / 4);
                 float part = DTYPE == DTYPE_Q8 ? 0 : sum[r];
 #pragma unroll
                 for (int k = 0; k < PACK; k += 4) {
@@ -62,9 +64,9 @@ template <int CACHE> __device__ static __forceinline__ float cache_element(const
 // keys in turn, one key per lane for the scores and one channel per lane for the values, and put their softmaxes
 // together at the end.
 template <int CACHE>
-__global__ void __launch_bounds__(THREADS) plain_attention(float* out, const float* q, const void* keys,
-                                                            const void* values, const int* step, Heads heads,
-                                                            int stride, float score_scale) {
+__global__ void __launch_bounds__(THREADS)
+    plain_attention(float* out, const float* q, const void* keys, const void* values, const int* step, Heads heads,
+                    int stride, float score_scale) {
     enum { PACK = Format<CACHE>::PACK };
     __shared__ float largest[GROUPS], total[GROUPS], sums[GROUPS][HEAD_SLICE];
     int lane = (int)threadIdx.x % GROUP, group = (int)threadIdx.x / GROUP;
@@ -114,11 +116,12 @@ __global__ void __launch_bounds__(THREADS) plain_attention(float* out, const flo
 }
 
 template <int DTYPE>
-static void plain_product(const Device* d, const Output& output, const float* in, ParameterId id, const float* bias, int layer,
-                          int OC) {
+static void plain_product(const Device* d, const Output& output, const float* in, ParameterId id, const float* bias,
+                          int layer, int OC) {
     int stride = id == FCPROJW ? d->hidden_stride : d->stride;
     dim3 blocks((unsigned)((OC + GROUPS - 1) / GROUPS)), threads(THREADS);
-    hipLaunchKernelGGL((plain_matmul<DTYPE, 1>), blocks, threads, 0, d->stream, output, in, layer_matrix(d, id, layer), bias, 1, stride, OC);
+    hipLaunchKernelGGL((plain_matmul<DTYPE, 1>), blocks, threads, 0, d->stream, output, in, layer_matrix(d, id, layer),
+                       bias, 1, stride, OC);
 }
 
 // One step of slot 0, from host_step to host_next; the token is picked by the general search.
@@ -133,14 +136,18 @@ template <int DTYPE> static bool plain_step(Device* d, Error* error) {
     const SamplerOptions likeliest = {1, 1, 1, 0, 1};
     memset((void*)d->host_picks, 0, sizeof *d->host_picks);
     d->host_picks[0].options = likeliest, d->host_picks[0].forbidden = -1;
-    if (!hip_ok(hipMemcpyAsync(d->step, d->host_step, step * sizeof(int), hipMemcpyHostToDevice, d->stream), "uploading", error) ||
-        !upload_picks(d, 1, error) || !embed_tokens(d, 1, 1, error)) return false;
+    if (!hip_ok(hipMemcpyAsync(d->step, d->host_step, step * sizeof(int), hipMemcpyHostToDevice, d->stream),
+                "uploading", error) ||
+        !upload_picks(d, 1, error) || !embed_tokens(d, 1, 1, error))
+        return false;
     for (int l = 0; l < L; l++) {
-        qkv.keys = d->keys + (size_t)l * cache_layer_bytes(d), qkv.values = d->values + (size_t)l * cache_layer_bytes(d);
+        qkv.keys = d->keys + (size_t)l * cache_layer_bytes(d),
+        qkv.values = d->values + (size_t)l * cache_layer_bytes(d);
         qkv.step = d->step, qkv.heads = d->heads, qkv.heads.T = 1;
         if (!normalise(d, normed, LN1W, LN1B, l, 1, 1, 1, 0, error)) return false;
         plain_product<DTYPE>(d, qkv, d->normed, QKVW, layer_vector(d, QKVB, l), l, 3 * C);
-        hipLaunchKernelGGL((plain_attention<cache_format(DTYPE)>), heads, threads, 0, d->stream, d->att, d->q, qkv.keys, qkv.values, d->step, qkv.heads, d->stride, score_scale);
+        hipLaunchKernelGGL((plain_attention<cache_format(DTYPE)>), heads, threads, 0, d->stream, d->att, d->q, qkv.keys,
+                           qkv.values, d->step, qkv.heads, d->stride, score_scale);
         plain_product<DTYPE>(d, residual, d->att, ATTPROJW, layer_vector(d, ATTPROJB, l), l, C);
         if (!normalise(d, normed, LN2W, LN2B, l, 1, 1, 1, 0, error)) return false;
         plain_product<DTYPE>(d, hidden, d->normed, FCW, layer_vector(d, FCB, l), l, 4 * C);
@@ -148,7 +155,9 @@ template <int DTYPE> static bool plain_step(Device* d, Error* error) {
     }
     if (!normalise(d, normed, LNFW, LNFB, 0, 1, 1, 1, 0, error)) return false;
     plain_product<DTYPE>(d, plain_output(OUTPUT_STORE, d->logits, V), d->normed, WTE, NULL, 0, V);
-    hipLaunchKernelGGL(pick_token, dim3(1), dim3(DECODE_THREADS), 0, d->stream, d->next, d->logits, d->best, d->picks, V);
+    hipLaunchKernelGGL(pick_token, dim3(1), dim3(DECODE_THREADS), 0, d->stream, d->next, d->logits, d->best, d->picks,
+                       V);
     return launched("a plain step", error) &&
-           hip_ok(hipMemcpyAsync(d->host_next, d->next, sizeof(int), hipMemcpyDeviceToHost, d->stream), "downloading", error);
+           hip_ok(hipMemcpyAsync(d->host_next, d->next, sizeof(int), hipMemcpyDeviceToHost, d->stream), "downloading",
+                  error);
 }

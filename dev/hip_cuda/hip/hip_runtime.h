@@ -18,13 +18,13 @@
 #define hipGetErrorString             cudaGetErrorString
 #define hipGetLastError               cudaGetLastError
 
-#define hipGetDeviceCount                 cudaGetDeviceCount
-#define hipSetDevice                      cudaSetDevice
-#define hipDeviceGetAttribute             cudaDeviceGetAttribute
-#define hipDeviceAttributeMemoryClockRate cudaDevAttrMemoryClockRate
-#define hipDeviceAttributeMemoryBusWidth  cudaDevAttrGlobalMemoryBusWidth
+#define hipGetDeviceCount                   cudaGetDeviceCount
+#define hipSetDevice                        cudaSetDevice
+#define hipDeviceGetAttribute               cudaDeviceGetAttribute
+#define hipDeviceAttributeMemoryClockRate   cudaDevAttrMemoryClockRate
+#define hipDeviceAttributeMemoryBusWidth    cudaDevAttrGlobalMemoryBusWidth
 #define hipDeviceAttributeCooperativeLaunch cudaDevAttrCooperativeLaunch
-#define hipMemGetInfo                     cudaMemGetInfo
+#define hipMemGetInfo                       cudaMemGetInfo
 
 #define hipMalloc               cudaMalloc
 #define hipFree                 cudaFree

@@ -669,7 +669,8 @@ template <class T> T atomicAdd(T* address, T value) {
 }
 template <class T> T atomicMax(T* address, T value) {
     T before = __atomic_load_n(address, __ATOMIC_RELAXED);
-    while (before < value && !__atomic_compare_exchange_n(address, &before, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+    while (before < value &&
+           !__atomic_compare_exchange_n(address, &before, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
     return before;
 }
 
