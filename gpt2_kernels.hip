@@ -10,12 +10,14 @@
 // a decode step is always the same sequence of launches and is captured once as a graph.
 //
 // Two regimes. A run of at most DECODE_TOKENS tokens per sequence reads each weight once for all rows (decode_matmul,
-// decode_attention); a longer one is cut into tiles that share what they load (prefill_matmul, prefill_attention). The
+// decode_attention); a longer one is cut into tiles that share what they load, on chips with matrix
+// instructions by them (matrix_matmul, matrix_attention, gpt2_matrix.h), else by prefill_matmul and prefill_attention. The
 // choice depends on the run's T alone, and within a regime each output is summed in an order that depends only on the
 // sizes of the model. So the result is bit-equal from run to run, and whatever the batch and the chunks are.
 //
 // Lanes work together in groups of 32, which is a wave of RDNA and half a wave of CDNA; shuffles name that width, so
-// both are right. All arithmetic is f32; built without contraction, fmaf is written where it is meant.
+// both are right. All arithmetic is f32, but for the factors of matrix instructions; built without contraction, fmaf is written
+// where it is meant.
 #include <hip/hip_runtime.h>
 
 #include <float.h>
