@@ -37,8 +37,9 @@ void row_to_f32(float* out, const void* in, DType dtype, size_t n) {
     }
 }
 
-// Compiled for wider vectors too where the loader can choose at start; the results are the same to the bit.
-#if defined(__x86_64__) && defined(__gnu_linux__)
+// Compiled for wider vectors too where the loader can choose at start; the results are the same to the bit. Not under
+// ThreadSanitizer, which is not ready when the loader asks.
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_THREAD__)
 #define WIDE_VECTORS __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define WIDE_VECTORS

@@ -64,7 +64,7 @@ one_line() { # a program that has failed: one line on standard error, none on st
 }
 lost() { # ARGUMENTS...: whichever call of HIP it is that fails, in opening the GPU or later
     failures=0
-    for call in 20 60 80 90 93 95 97 99 105 120 150 250; do
+    for call in 20 40 60 75 90 110 130 150 165 175 185 200 215 250; do # some of those in the middle try out routes
         HIP_HOST_FAIL_CALL=$call
         export HIP_HOST_FAIL_CALL
         text --device gpu "$@" > "$out/lost"
