@@ -164,8 +164,8 @@ struct State {
     bool has_code = true;                                           // false: every launch gives hipErrorNoBinaryForGpu
     size_t memory = 1u << 30;                                       // of the device, bytes
     size_t memory_used = 0, memory_peak = 0;
-    long calls = 0, launches = 0;                                // since the start
-    long fail_call = from_environment("HIP_HOST_FAIL_CALL", -1); // the call with this number fails
+    long calls = 0, launches = 0;                                  // since the start
+    long fail_call = from_environment("HIP_HOST_FAIL_CALL", -1);   // the call with this number fails
     bool is_lost_then = from_environment("HIP_HOST_LOST", 0) != 0; // and all that follow it
     hipError_t fail_with = hipErrorLaunchFailure;
     hipError_t last_error = hipSuccess;
@@ -669,7 +669,8 @@ template <class T> T atomicAdd(T* address, T value) {
 }
 template <class T> T atomicMax(T* address, T value) {
     T before = __atomic_load_n(address, __ATOMIC_RELAXED);
-    while (before < value && !__atomic_compare_exchange_n(address, &before, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+    while (before < value &&
+           !__atomic_compare_exchange_n(address, &before, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
     return before;
 }
 
