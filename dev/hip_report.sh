@@ -1,9 +1,9 @@
 #!/bin/sh
 # dev/hip_report.sh HIPCC FLAGS [TARGET...]: what the compiler made of each kernel for each target: vector and scalar
-# registers, shared memory, scratch, spills of vector registers, scalar registers that are kept in lanes of vector ones (which
+# registers, shared memory, scratch (bytes that are reserved, and instructions that touch them), spills of vector registers, scalar registers that are kept in lanes of vector ones (which
 # costs an instruction each, but no memory), waves that fit on a SIMD, and in its code: instructions, matrix instructions,
 # barriers and 16-byte loads from global memory (each counted once, however often it runs). Fails when a kernel spills or
-# needs scratch, when a matrix product or attention has no 16-byte load, or when on a chip with matrix instructions a kernel
+# touches scratch, when a matrix product or attention has no 16-byte load, or when on a chip with matrix instructions a kernel
 # made for them has none (or another family's).
 set -eu
 hipcc=$1
@@ -20,7 +20,7 @@ trap 'rm -rf "$out"' EXIT
 targets=$*
 [ -n "$targets" ] || targets=$("$here/hip_targets.sh" "$hipcc" | tr ' ' '\n' | sed -n 's/--offload-arch=//p')
 status=0
-printf '%-8s %-38s %5s %5s %5s %7s %7s %6s %5s %5s %7s %7s %8s %9s\n' target kernel VGPR AGPR SGPR shared scratch spills moved waves \
+printf '%-8s %-38s %5s %5s %5s %7s %7s %7s %6s %5s %5s %7s %7s %8s %9s\n' target kernel VGPR AGPR SGPR shared scratch touched spills moved waves \
     code matrix barriers 16B-loads
 for target in $targets; do
     case $target in # what multiplies matrices there
@@ -39,6 +39,7 @@ for target in $targets; do
             if ($0 !~ /^\t[a-z]/) next
             code[kernel]++
             if ($1 ~ /^(global|flat)_load_(dwordx4|b128)$/) loads[kernel]++
+            if ($1 ~ /^(scratch|buffer)_(load|store)/) touched[kernel]++ # nothing else here goes through buffers
             if ($1 ~ /^v_(wmma|mfma)_/) products[kernel]++
             if ($1 ~ /^v_(wmma|mfma)_/ && index($1, matrix) != 1) foreign[kernel]++
             if ($1 ~ /^s_barrier(_wait)?$/) barriers[kernel]++
@@ -63,13 +64,13 @@ for target in $targets; do
                 is_matrix = name ~ /^matrix_/
                 if (is_matrix && matrix == "none") continue # empty there, and never launched
                 wrong = ""
-                if (spills[name] > 0 || scratch[name] > 0) wrong = "spills"
+                if (spills[name] > 0 || touched[name] > 0) wrong = "spills"
                 if (name ~ /matmul|^matrix_/ && loads[name] == 0) wrong = "no 16-byte load"
                 if (is_matrix && products[name] == 0) wrong = "no matrix instruction"
                 if (foreign[name] > 0) wrong = "a matrix instruction of another family"
                 bad += wrong != ""; seen += is_matrix
-                printf "%-8s %-38s %5d %5d %5d %7d %7d %6d %5d %5d %7d %7d %8d %9d%s\n", target, name, vgpr[name], agpr[name],
-                    sgpr[name], shared[name], scratch[name], spills[name], moved[name], waves[name], code[name], products[name],
+                printf "%-8s %-38s %5d %5d %5d %7d %7d %7d %6d %5d %5d %7d %7d %8d %9d%s\n", target, name, vgpr[name], agpr[name],
+                    sgpr[name], shared[name], scratch[name], touched[name], spills[name], moved[name], waves[name], code[name], products[name],
                     barriers[name], loads[name], wrong == "" ? "" : "  <-- " wrong
             }
             if (matrix != "none" && seen == 0) { print target ": no kernel with matrix instructions"; bad++ }
