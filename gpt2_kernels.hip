@@ -1978,6 +1978,7 @@ template <int DTYPE> __device__ static __forceinline__ Work make_work(const Prod
     w.packs = product.stride / Format<DTYPE>::PACK;
     w.slice_packs = (w.packs + product.slices - 1) / product.slices;
     w.first_slice = 0, w.slices = product.slices;
+    w.in = NULL, w.in_stride = 0, w.first_row = 0, w.rows = 0, w.sums = NULL; // until something is staged
     w.forbidden = NULL;
     return w;
 }
