@@ -47,6 +47,8 @@ enum {
     PERSISTENT_ROWS = 2,             // rows that the persistent kernel takes at most
     DECODE_SHARED = 40000,           // bytes of shared memory that one stage may ask for
     PERSISTENT_SHARED = 59000,       // and the persistent kernel; either has some more of its own
+    PATIENCE = 1 << 21,              // looks of its threads at one place before they give up: about a second
+    NOT_PICKED = -2,                 // where a token is to be written
     PREFILL_ROWS = 512,              // rows of one chunk of a longer run
     TILE = 64,                       // rows and columns of a tile of prefill_matmul
     TILE_K = 32,                     // its depth, one Q8 block
@@ -244,16 +246,42 @@ __device__ static __forceinline__ float gelu(float x) {
 // place is EMPTY until it is written, once, and whoever needs it looks until it is there. So no barrier of the grid is
 // needed, no fence and no counter: what is read is the message itself, and relaxed atomic accesses, which pass by the
 // caches that a compute unit keeps for itself, are enough.
+//
+// All blocks run together, so every number comes. Should one not come all the same, nobody looks for ever: after `patience`
+// looks a thread gives up for its block, which then waits for nothing any more. The kernel so comes to its end with numbers
+// that mean nothing, says that it has not picked, and the host goes on by another route.
 
 static const unsigned EMPTY = 0xffffffff; // a NaN that is never written
+
+// How many times a thread of this block looks at one place before it gives up; 0 once one has. In shared memory.
+__device__ static __forceinline__ int* patience() {
+    __shared__ int looks;
+    return &looks;
+}
+
+__device__ static __forceinline__ int patience_left() {
+#if defined(__AMDGCN__) || defined(__CUDA_ARCH__)
+    return *(const volatile int*)patience();
+#else
+    return __atomic_load_n(patience(), __ATOMIC_RELAXED);
+#endif
+}
+
+__device__ static __forceinline__ void set_patience(int looks) {
+#if defined(__AMDGCN__) || defined(__CUDA_ARCH__)
+    *(volatile int*)patience() = looks;
+#else
+    __atomic_store_n(patience(), looks, __ATOMIC_RELAXED);
+#endif
+}
 
 __device__ static __forceinline__ unsigned long long agent_load(const float* pair) {
 #if defined(__AMDGCN__)
     return __hip_atomic_load((const unsigned long long*)pair, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
 #elif defined(__CUDA_ARCH__)
-    unsigned long long bits;
-    asm volatile("ld.relaxed.gpu.u64 %0, [%1];" : "=l"(bits) : "l"(pair));
-    return bits;
+    unsigned low, high; // two accesses of 32 bits, as the stores are: CUDA's memory model orders only equals
+    asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];" : "=r"(low), "=r"(high) : "l"(__cvta_generic_to_global(pair)));
+    return (unsigned long long)high << 32 | low;
 #else
     return __atomic_load_n((const unsigned long long*)pair, __ATOMIC_RELAXED);
 #endif
@@ -263,7 +291,7 @@ __device__ static __forceinline__ void agent_store(float* word, unsigned bits) {
 #if defined(__AMDGCN__)
     __hip_atomic_store((unsigned*)word, bits, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
 #elif defined(__CUDA_ARCH__)
-    asm volatile("st.relaxed.gpu.u32 [%0], %1;" ::"l"(word), "r"(bits));
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(word)), "r"(bits));
 #else
     __atomic_store_n((unsigned*)word, bits, __ATOMIC_RELAXED);
 #endif
@@ -282,13 +310,16 @@ __device__ static __forceinline__ int agent_arrive(int* counter) {
 #endif
 }
 
-// Between two looks. The harness lets the other threads run meanwhile.
-__device__ static __forceinline__ void look_again() {
+// After `looks` looks in vain: is there to be another one? The harness lets the other threads run meanwhile.
+__device__ static __forceinline__ bool look_again(int looks) {
 #if defined(__AMDGCN__)
     __builtin_amdgcn_s_sleep(1);
 #elif !defined(__CUDA_ARCH__)
     __nanosleep(1);
 #endif
+    if (looks < patience_left()) return true;
+    set_patience(0);
+    return false;
 }
 
 // All threads of the block wait for each other, and see what was written to shared memory. Unlike __syncthreads on an
@@ -322,10 +353,11 @@ __device__ static __forceinline__ Place place_in(const float* row, int at, int n
 }
 
 // N pairs, number i from where(i), in which a missing second is 0. All loads are under way together. WAITS: again and
-// again, until every number has been written.
+// again, until every number has been written, or patience is at its end.
 template <bool WAITS, int N, class Where>
 __device__ static __forceinline__ void take(float2 (&pairs)[N], Where where) {
     bool is_missing;
+    int looks = 0;
     do {
         is_missing = false;
         unsigned long long bits[N];
@@ -344,8 +376,7 @@ __device__ static __forceinline__ void take(float2 (&pairs)[N], Where where) {
             }
             if (!has_second) pairs[i].y = 0;
         }
-        if (is_missing) look_again();
-    } while (is_missing);
+    } while (is_missing && look_again(++looks));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -2213,8 +2244,9 @@ struct StepArguments {
     int slots[PERSISTENT_ROWS], tokens[PERSISTENT_ROWS], forbidden[PERSISTENT_ROWS];
     bool is_greedy;     // without penalties: the highest logit but the forbidden token's
     const Pick* picks;  // (rows): otherwise
-    int* next;          // (rows): the tokens, -1 for none
-    int* arrived;       // blocks that are done; 0 before and after
+    int* next;          // (rows): the tokens, -1 for none; left alone when a block has given up waiting
+    int* arrived;       // blocks that are done, and how many of them have given up; 0 before and after
+    int patience;       // looks at one place before a block gives up
     float* other;       // the memory between the stages that the next token will use, layer by layer
 };
 
@@ -2370,20 +2402,24 @@ __device__ static __forceinline__ void work_token(const Decode& d, const TokenPl
     multiply<DTYPE, ROWS, false, 2>(chunks, head, 0, head.share.count, best);
 }
 
-// The block that comes last picks the tokens.
+// The block that comes last picks the tokens, unless a block has given up.
 __device__ static __forceinline__ void pick_when_last(const Decode& d, const StepArguments& step, PickState* state) {
-    __shared__ bool is_last;
+    __shared__ bool is_last, is_whole;
     __syncthreads();
-    if (threadIdx.x == 0) is_last = agent_arrive(step.arrived) == (int)gridDim.x - 1;
+    if (threadIdx.x == 0) {
+        if (patience_left() == 0) agent_arrive(step.arrived + 1);
+        is_last = agent_arrive(step.arrived) == (int)gridDim.x - 1;
+        is_whole = is_last && step.arrived[1] == 0;
+    }
     __syncthreads();
     if (!is_last) return;
     for (int r = 0; r < d.rows; r++) {
         const float* logits = d.logits + (size_t)r * (size_t)d.V;
-        if (step.is_greedy && threadIdx.x == 0) step.next[r] = token_of_rank(d.best[r], logits);
-        if (!step.is_greedy) pick_row(state, step.next + r, d.logits + (size_t)r * (size_t)d.V, d.V, step.picks + r);
+        if (is_whole && step.is_greedy && threadIdx.x == 0) step.next[r] = token_of_rank(d.best[r], logits);
+        if (is_whole && !step.is_greedy) pick_row(state, step.next + r, d.logits + (size_t)r * (size_t)d.V, d.V, step.picks + r);
         if (threadIdx.x == 0) d.best[r] = 0;
     }
-    if (threadIdx.x == 0) *step.arrived = 0;
+    if (threadIdx.x == 0) step.arrived[0] = step.arrived[1] = 0;
 }
 
 // One token of d.rows sequences, from embedding to pick. All blocks must be resident together.
@@ -2396,6 +2432,7 @@ __global__ void __launch_bounds__(DECODE_THREADS) decode_token(Decode d, StepArg
     unsigned long long lane_best = 0;
     TokenPlace place = token_place<ROWS>((float*)memory, d, numbers);
     if (threadIdx.x == 0) {
+        set_patience(step.patience);
         place.step[0] = step.position;
         for (int r = 0; r < ROWS; r++) {
             place.step[1 + r] = step.slots[r], place.tokens[r] = step.tokens[r], place.forbidden[r] = step.forbidden[r];
@@ -2504,7 +2541,8 @@ struct Device {
     float* flow[2];                  // persistent: (L, layer_floats), what one stage leaves for the next; EMPTY before use
     int flow_in_use;                 // the one that the next token takes
     size_t layer_floats;
-    int* arrived;                    // persistent: 0 between tokens
+    int* arrived;                    // persistent: [blocks that are done, those that have given up], 0 between tokens
+    int patience;                    // persistent: StepArguments'
     uint16_t* rounded_normed;        // the same for matrix instructions; NULL where there are none
     uint16_t* rounded_att;
     uint16_t* rounded_hidden;
@@ -2690,7 +2728,7 @@ static bool plan_memory(Device* d, Error* error) {
            card_array(d, &d->att, rows * stride, "activations", error) &&
            card_array(d, &d->hidden, rows * (size_t)d->hidden_stride, "activations", error) &&
            card_array(d, &d->partials, decode_rows * partial_floats(d), "activations", error) &&
-           card_array(d, &d->best, batch, "activations", error) && card_array(d, &d->arrived, 1, "activations", error) &&
+           card_array(d, &d->best, batch, "activations", error) && card_array(d, &d->arrived, 2, "activations", error) &&
            card_array(d, &d->keys, cache, "the KV cache", error) &&
            card_array(d, &d->values, cache, "the KV cache", error) &&
            card_array(d, &d->step, step, "tokens", error) && card_array(d, &d->picks, batch, "tokens", error) &&
@@ -2886,6 +2924,7 @@ static Device* hip_open(const GPT2Model* model, const DeviceOptions* options, Er
     d->max_rows = max(options->max_batch, (int)min((size_t)PREFILL_ROWS, most_rows));
     d->head_rows = min(d->max_rows, max(options->max_batch, (int)DECODE_ROWS));
     d->has_no_graphs = options->profile != NULL || options->residuals != NULL;
+    d->patience = PATIENCE;
     if (!hip_open_device(d, error)) {
         hip_close(d);
         return NULL;
@@ -3343,13 +3382,12 @@ static bool enqueue_pick(const Device* d, int B, int pitch, Error* error) {
                   "downloading tokens", error);
 }
 
-// Captures one decode step of B sequences, from host_step to host_next, as a graph. A runtime that cannot is no error:
-// the same launches are then made one by one.
-static void capture_step(Device* d, int B) {
+// Captures one decode step of graph_B sequences, from host_step to host_next, as a graph. A runtime that cannot is no
+// error: the same launches are then made one by one.
+static void capture_step(Device* d) {
     Error ignored;
     hipGraph_t graph = NULL;
-    if (d->graph != NULL) (void)hipGraphExecDestroy(d->graph);
-    d->graph = NULL, d->graph_B = B;
+    int B = d->graph_B;
     if (hipStreamBeginCapture(d->stream, hipStreamCaptureModeThreadLocal) == hipSuccess) {
         bool ok = enqueue_chunk(d, B, 1, true, &ignored) && enqueue_pick(d, B, 1, &ignored);
         ok &= hipStreamEndCapture(d->stream, &graph) == hipSuccess && graph != NULL;
@@ -3378,7 +3416,8 @@ static size_t token_shared_bytes(const Device* d, int rows) {
                                               : token_place_floats<PERSISTENT_ROWS>(d->stride, d->hidden_stride, d->heads.head_stride));
 }
 
-// One decode step of B sequences in one kernel, from host_step to host_next, which the kernel writes itself.
+// One decode step of B sequences in one kernel, from host_step to host_next, which the kernel writes itself unless its
+// blocks gave up waiting for each other.
 static bool enqueue_token(Device* d, int B, Error* error) {
     Decode decode = decode_of(d, B, 1);
     StepArguments step;
@@ -3397,6 +3436,8 @@ static bool enqueue_token(Device* d, int B, Error* error) {
         step.is_greedy &= is_plain_greedy(&d->host_picks[b]);
     }
     step.picks = d->picks, step.next = d->host_next, step.arrived = d->arrived, step.other = d->flow[1 - d->flow_in_use];
+    step.patience = d->patience;
+    for (int b = 0; b < B; b++) d->host_next[b] = NOT_PICKED;
     if (!step.is_greedy && !upload_picks(d, B, error)) return false;
     void* arguments[] = {(void*)&decode, (void*)&step};
     dim3 blocks((unsigned)(min(d->blocks_per_unit, d->max_blocks[B]) * d->compute_units));
@@ -3407,13 +3448,44 @@ static bool enqueue_token(Device* d, int B, Error* error) {
     return true;
 }
 
-// One decode step of B sequences, from host_step to host_next, by the device's route or the next that can take it.
-static bool run_step(Device* d, int B, Error* error) {
-    if (d->route == ROUTE_PERSISTENT && B <= PERSISTENT_ROWS && d->max_blocks[B] > 0) return enqueue_token(d, B, error);
-    if (d->route == ROUTE_LAUNCHES) d->has_no_graphs = true;
-    if (!d->has_no_graphs && d->graph_B != B) capture_step(d, B);
-    if (d->has_no_graphs) return enqueue_chunk(d, B, 1, true, error) && enqueue_pick(d, B, 1, error);
+// One decode step of B sequences, from host_step to host_next, launch by launch; as a captured graph from the second step
+// of as many sequences on, when all its kernels have run once: what a runtime does on a kernel's first launch it may not
+// do while it captures.
+static bool enqueue_step(Device* d, int B, Error* error) {
+    bool is_known = d->graph_B == B;
+    if (!is_known && d->graph != NULL) (void)hipGraphExecDestroy(d->graph);
+    if (!is_known) d->graph = NULL, d->graph_B = B;
+    if (is_known && d->graph == NULL && !d->has_no_graphs && d->route != ROUTE_LAUNCHES) capture_step(d);
+    if (d->graph == NULL) return enqueue_chunk(d, B, 1, true, error) && enqueue_pick(d, B, 1, error);
     return hip_ok(hipGraphLaunch(d->graph, d->stream), "starting a captured step", error);
+}
+
+// After a persistent kernel that did not start, or whose blocks gave up: the next route is the device's from now on.
+static bool leave_persistent(Device* d, Error* error) {
+    (void)hipGetLastError();
+    d->route = ROUTE_GRAPH;
+    memset(d->max_blocks, 0, sizeof d->max_blocks);
+    return hip_ok(hipMemset(d->best, 0, (size_t)d->options.max_batch * sizeof *d->best), "clearing memory", error);
+}
+
+// One decode step of B sequences, from host_step to host_next, by the device's route, and the wait for it. A persistent
+// kernel that fails without harm to the card is not asked again: this step is made anew by the next route, which gives
+// the same bits.
+static bool run_step(Device* d, int B, Error* error) {
+    if (d->route != ROUTE_PERSISTENT || B > PERSISTENT_ROWS || d->max_blocks[B] == 0) {
+        return enqueue_step(d, B, error) && synchronise(d, error);
+    }
+    bool is_started = enqueue_token(d, B, error);
+    if (is_started && !synchronise(d, error)) return false;
+    if (is_started && d->host_next[0] != NOT_PICKED) return true;
+    if (!leave_persistent(d, error) || !enqueue_step(d, B, error) || !synchronise(d, error)) return false;
+    if (!is_started && d->description[0] == 0) return true; // found out by a trial: the description names what is used
+    fprintf(stderr, "%sgpt2: GPU %d: the persistent kernel %s; its stages are launched one by one from here on\n",
+            d->host_step[0] > 0 ? "\n" : "", d->options.gpu,
+            is_started ? "stood still, its blocks waiting for each other" : "does not start");
+    size_t length = strlen(d->description);
+    snprintf(d->description + length, sizeof d->description - length, ", then %s", route_names[d->route]);
+    return true;
 }
 
 // The logits come back and the CPU picks.
@@ -3436,9 +3508,8 @@ static bool hip_next(Device* d, const TokenRun* run, const Choice* choices, int*
         } else {
             bool is_last = start + T == run->T;
             if (!enqueue_chunk(d, run->B, T, run->T <= DECODE_TOKENS, error) ||
-                (is_last && !enqueue_pick(d, run->B, T, error))) return false;
+                (is_last && !enqueue_pick(d, run->B, T, error)) || !synchronise(d, error)) return false;
         }
-        if (!synchronise(d, error)) return false;
     }
     memcpy(next, d->host_next, (size_t)run->B * sizeof(int));
     for (int b = 0; b < run->B; b++) {
@@ -3468,17 +3539,17 @@ static bool hip_copy_cache(Device* d, int to, int from, int length, Error* error
 // ---------------------------------------------------------------------------------------------------------------------
 // Host: choosing the route
 
-// Seconds of one decode step by the device's route: the best of three, after one to warm up. It writes position 0 of
-// slot 0, which the first run writes again.
+// Seconds of one decode step by the device's route: the best of three, after one to warm up and one in which a graph is
+// captured. It writes position 0 of slot 0, which the first run writes again.
 static bool time_step(Device* d, double* seconds, Error* error) {
     memset(d->host_step, 0, (2 + (size_t)d->options.max_batch) * sizeof(int));
     memset((void*)d->host_picks, 0, sizeof(Pick));
     d->host_picks[0].options.repeat_penalty = 1, d->host_picks[0].forbidden = -1;
     *seconds = INFINITY;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         double start = seconds_now();
-        if (!run_step(d, 1, error) || !synchronise(d, error)) return false;
-        if (i > 0) *seconds = fmin(*seconds, seconds_now() - start);
+        if (!run_step(d, 1, error)) return false;
+        if (i > 1) *seconds = fmin(*seconds, seconds_now() - start);
     }
     return true;
 }
@@ -3491,17 +3562,12 @@ static bool try_routes(Device* d, Error* error) {
     d->route = ROUTE_PERSISTENT;
     for (int blocks = 1; blocks <= min(d->max_blocks[1], 2); blocks++) {
         d->blocks_per_unit = blocks;
-        if (!time_step(d, &seconds, error)) {
-            (void)hipGetLastError();
-            memset(d->max_blocks, 0, sizeof d->max_blocks);
-            best = INFINITY;
-        } else if (seconds < best) {
-            best = seconds, best_blocks = blocks;
-        }
+        if (!time_step(d, &seconds, error) && !leave_persistent(d, error)) return false;
+        if (d->max_blocks[1] > 0 && seconds < best) best = seconds, best_blocks = blocks;
     }
     d->route = ROUTE_GRAPH, d->blocks_per_unit = best_blocks;
     if (!time_step(d, &graph, error)) return false;
-    if (best < graph) d->route = ROUTE_PERSISTENT;
+    if (d->max_blocks[1] > 0 && best < graph) d->route = ROUTE_PERSISTENT;
     return true;
 }
 

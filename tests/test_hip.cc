@@ -10,6 +10,8 @@ extern "C" {
 #include "reference.h"
 #include "test.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -873,6 +875,108 @@ static void check_choice_of_route(Tests* t) {
     reference_model_free(&model);
 }
 
+// What the function writes to standard error.
+template <class Function> static std::string standard_error_of(Function function) {
+    char text[500] = "";
+    FILE* file = tmpfile();
+    fflush(stderr);
+    int before = dup(2);
+    if (file == NULL || before < 0 || dup2(fileno(file), 2) < 0) return "no standard error to look at";
+    function();
+    fflush(stderr);
+    dup2(before, 2);
+    close(before);
+    rewind(file);
+    text[fread(text, 1, sizeof text - 1, file)] = 0;
+    fclose(file);
+    return text;
+}
+
+// The logits and picks of six steps of one sequence, after two of which `disturb` is called.
+template <class Disturb> static Floats disturbed_steps(Device* d, int V, Disturb disturb) {
+    const SamplerOptions greedy = {0, 0, 1, 0, 1};
+    Floats results, logits((size_t)V);
+    Sampler sampler;
+    Error error;
+    int slot = 0, next = 1;
+    bool ok = sampler_open(&sampler, &greedy, V, 4, 0, &error);
+    for (int i = 0; ok && i < 6; i++) {
+        int given = next;
+        TokenRun run = {&given, &slot, 1, 1, i};
+        Choice choice = {&sampler, &given, 1, -1};
+        if (i == 2) disturb();
+        ok = gpt2_hip.next(d, &run, &choice, &next, &error) && gpt2_hip.fetch_logits(d, 0, logits.data(), &error);
+        results.insert(results.end(), logits.begin(), logits.end());
+        results.push_back(ok ? (float)next : NAN);
+    }
+    sampler_close(&sampler);
+    return results;
+}
+
+// Numbers that do not come: the blocks of the persistent kernel give up, and the text goes on from the same token.
+template <class Disturb>
+static void check_standstill(Tests* t, const GPT2Model* model, const Floats& truth, const char* what, int patience,
+                             Disturb disturb) {
+    int V = model->config.vocab_size;
+    Error error;
+    DeviceOptions options = device_options(model, 1, DTYPE_F32);
+    options.kernels = route_names[ROUTE_PERSISTENT];
+    Device* d = open_device(t, model, &options);
+    if (d == NULL) return;
+    Floats results;
+    bool was_persistent = false;
+    std::string said = standard_error_of([&] {
+        results = disturbed_steps(d, V, [&] {
+            was_persistent = d->route == ROUTE_PERSISTENT && d->max_blocks[1] > 0;
+            d->patience = patience;
+            disturb(true);
+        });
+    });
+    bool is_line = said.find("stood still") != std::string::npos && said.find('\n', 1) == said.size() - 1;
+    test_check(t,
+               was_persistent && results == truth && d->route == ROUTE_GRAPH && is_line &&
+                   strstr(gpt2_hip.describe(d), "persistent") != NULL && strstr(gpt2_hip.describe(d), ", then graph"),
+               "%s: the persistent kernel ends, the device says so once and goes on with the same bits by launches",
+               what);
+    gpt2_hip.close(d);
+    options.kernels = NULL;
+    disturb(false);
+    d = open_device(t, model, &options);
+    if (d == NULL) return;
+    d->patience = patience;
+    disturb(true);
+    d->max_blocks[1] = 1;
+    bool ok = false;
+    said = standard_error_of([&] { ok = try_routes(d, &error); });
+    disturb(false);
+    test_check(t,
+               ok && d->route == ROUTE_GRAPH && d->max_blocks[1] == 0 && said.find("stood still") != std::string::npos,
+               "%s when the routes are tried: the graph is chosen", what);
+    gpt2_hip.close(d);
+}
+
+static void check_standstills(Tests* t) {
+    const GPT2Config config = {20, 61, 61, 2, 2, 32};
+    GPT2Model model;
+    Error error;
+    if (!reference_model(&model, &config, DTYPE_F32, 1, &error)) return (void)test_check(t, false, "%s", error.text);
+    DeviceOptions options = device_options(&model, 1, DTYPE_F32);
+    Device* d = open_device(t, &model, &options);
+    if (d == NULL) return reference_model_free(&model);
+    Floats truth = disturbed_steps(d, config.vocab_size, [] {});
+    gpt2_hip.close(d);
+    check_standstill(t, &model, truth, "a patience of one look", 1, [](bool) {});
+#ifdef HIP_HOST_RUNTIME_H
+    hip_host::State& s = hip_host::state();
+    for (int late = 0; late < 2; late++) {
+        check_standstill(t, &model, truth,
+                         late ? "a block that begins when the others have ended" : "a block that does not run", 3000,
+                         [&s, late](bool is_on) { s.is_late = late == 1, s.absent_block = is_on ? 1 : -1; });
+    }
+#endif
+    reference_model_free(&model);
+}
+
 // Continues `text` by the device's own picks; *agreed counts those that choice_pick makes from the device's logits,
 // which must come through the choice as they were.
 static std::vector<int> generate(Device* d, std::vector<int> text, int n, const SamplerOptions& options, int V,
@@ -1130,6 +1234,7 @@ static void check_device(Tests* t) {
     check_equalities(t);
     check_all_routes(t);
     check_choice_of_route(t);
+    check_standstills(t);
     check_picks(t);
     check_conversion(t);
     check_generations(t);

@@ -9,7 +9,8 @@
 //   TSan        sees each GPU thread as a thread of its own, ordered only by launches and barriers, so it finds a
 //               missing __syncthreads and a race between blocks (-fsanitize=thread)
 //   matrices    the matrix instructions of each family of chips are modelled in matrix_instructions.h
-//   errors      hip_host::state() can take away the device, its memory, its code, or fail the n-th call
+//   errors      hip_host::state() can take away the device, its memory, its code, a block of a cooperative launch, or fail
+//               the n-th call
 // A shuffle or barrier that not every thread of its group reaches is reported instead of hanging.
 #ifndef HIP_HOST_RUNTIME_H
 #define HIP_HOST_RUNTIME_H
@@ -169,8 +170,10 @@ struct State {
     bool is_lost_then = from_environment("HIP_HOST_LOST", 0) != 0; // and all that follow it
     hipError_t fail_with = hipErrorLaunchFailure;
     hipError_t last_error = hipSuccess;
-    std::mutex mutex;                           // of the allocations
-    std::map<const char*, size_t> device, host; // live allocations and their bytes
+    long absent_block = from_environment("HIP_HOST_ABSENT", -1); // of cooperative launches: the block with this number
+    bool is_late = false;                                        // runs when all others have ended, true, or not at all
+    std::mutex mutex;                                            // of the allocations
+    std::map<const char*, size_t> device, host;                  // live allocations and their bytes
 };
 inline State& state() {
     static State s;
@@ -384,6 +387,7 @@ struct Launch {
     dim3 grid, dim;
     size_t shared_bytes;
     std::function<void()> body;
+    bool is_cooperative;
 };
 
 inline Block* new_block() {
@@ -472,10 +476,12 @@ class Pool {
             if (stop) break;
             const Launch* launch = job;
             size_t number = taken++;
+            bool is_absent = launch->is_cooperative && (long)number == state().absent_block;
+            if (is_absent) done.wait(lock, [this] { return finished == num_blocks - 1; });
             lock.unlock();
-            run_block(*launch, number);
+            if (!is_absent || state().is_late) run_block(*launch, number);
             lock.lock();
-            if (++finished == num_blocks) done.notify_all();
+            if (++finished + 1 >= num_blocks) done.notify_all();
         }
         lock.unlock();
         for (Fiber& fiber : block()->fibers) {
@@ -556,10 +562,10 @@ inline hipError_t launch_check(const Launch& launch) {
 }
 
 template <class... P, class... A>
-hipError_t launch(const char* name, dim3 grid, dim3 dim, size_t shared_bytes, hipStream_t stream, void (*kernel)(P...),
-                  A... arguments) {
+hipError_t launch(const char* name, bool is_cooperative, dim3 grid, dim3 dim, size_t shared_bytes, hipStream_t stream,
+                  void (*kernel)(P...), A... arguments) {
     std::tuple<P...> values(arguments...);
-    Launch launch = {name, grid, dim, shared_bytes, [=] { std::apply(kernel, values); }};
+    Launch launch = {name, grid, dim, shared_bytes, [=] { std::apply(kernel, values); }, is_cooperative};
     hipError_t status = launch_check(launch);
     if (status != hipSuccess) return status;
     if (!std::apply([](const P&... each) { return (argument_ok(each) && ...); }, values)) {
@@ -685,7 +691,7 @@ using std::min;
 // Names that host code uses
 
 #define hipLaunchKernelGGL(kernel, grid, dim, shared_bytes, stream, ...)                                               \
-    (void)hip_host::launch(#kernel, grid, dim, shared_bytes, stream, kernel, __VA_ARGS__)
+    (void)hip_host::launch(#kernel, false, grid, dim, shared_bytes, stream, kernel, __VA_ARGS__)
 
 // All blocks run at the same time, one on each compute unit, so they may wait for each other.
 template <class... P>
@@ -695,7 +701,7 @@ hipError_t hipLaunchCooperativeKernel(void (*kernel)(P...), dim3 grid, dim3 dim,
     std::tuple<P...> values = hip_host::unpack_arguments<P...>(arguments, std::index_sequence_for<P...>());
     return std::apply(
         [&](P... each) {
-            return hip_host::launch("cooperative kernel", grid, dim, shared_bytes, stream, kernel, each...);
+            return hip_host::launch("cooperative kernel", true, grid, dim, shared_bytes, stream, kernel, each...);
         },
         values);
 }
