@@ -13,7 +13,8 @@ endif
 # not when building for another machine
 HIP      ?= $(if $(and $(HIPCC),$(filter $(ARCH),$(shell uname -m))),amd,0)
 HIP_TEST ?= $(if $(filter $(MACHINE),$(shell $(CXX) -dumpmachine 2>/dev/null)),host,0)
-CUDA_ARCH ?= sm_90
+# this machine's card, else H100 and H200; asked for only where nvcc is called
+CUDA_ARCH ?= $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sed -n '1s/^\([0-9]*\)\.\([0-9]\)$$/sm_\1\2/p'),sm_90)
 
 # No vectors made of neighbouring scalars on AMD: they kept arrays in memory that belong into registers (gfx942).
 # No contraction into fused operations but where the source says so: the same sums from every compiler.
@@ -22,7 +23,8 @@ HIP_FLAGS_cuda  = -x cu -arch=$(CUDA_ARCH) -std=c++17 -O3 -fmad=false -Werror al
 HIP_FLAGS_host  = -x c++ -std=c++17 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-pass-failed -ffp-contract=off -fno-strict-aliasing \
                   -Idev/hip_host $(CFLAGS) $(if $(SAN),-fsanitize=address$(COMMA)undefined -fno-sanitize-recover=all)
 HIP_LIBS_amd    = -L$(dir $(HIPCC))../lib -Wl,-rpath,$(abspath $(dir $(HIPCC))../lib) -lamdhip64 -lstdc++
-HIP_LIBS_cuda   = -L$(dir $(NVCC))../lib64 -lcudart_static -lpthread -ldl -lrt -lstdc++
+# nvcc may be a link or a script: it says itself where its libraries lie
+HIP_LIBS_cuda   = $(shell $(NVCC) --dryrun -x cu /dev/null 2>&1 | sed -n 's/.* LIBRARIES= *//p') -lcudart_static -lpthread -ldl -lrt -lstdc++
 HIP_LIBS_host   = -lpthread -lstdc++
 HIP_COMPILER_amd  = $(HIPCC)
 HIP_COMPILER_cuda = $(NVCC)
@@ -59,7 +61,7 @@ $(BUILD)/test_gpt2.o: ALL_CFLAGS += $(if $(filter-out 0,$(HIP_TEST)),-DHAVE_TEST
 .PHONY: found-hip test-hip test-hip-san test-gpu bench-gpu hip-report gpu-model
 found: found-hip
 found-hip:
-	@echo "gpu        $(if $(filter amd,$(HIP)),HIP with $(HIPCC)$(COMMA) targets $$(dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS) | tr -s ' ' '\n' | sed -n 's/--offload-arch=//p' | tr '\n' ' '),$(if $(filter 0,$(HIP)),none: no hipcc in PATH or /opt/rocm/bin (Debian: hipcc libamdhip64-dev rocm-device-libs),$(HIP)))"
+	@echo "gpu        $(if $(filter amd,$(HIP)),HIP with $(HIPCC)$(COMMA) targets $$(dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS) | tr -s ' ' '\n' | sed -n 's/--offload-arch=//p' | tr '\n' ' '),$(if $(filter 0,$(HIP)),none: no hipcc in PATH or /opt/rocm/bin (Debian: hipcc libamdhip64-dev rocm-device-libs)$(if $(NVCC),; HIP=cuda builds for an NVIDIA card with $(NVCC)),$(if $(filter cuda,$(HIP)),nvcc for $(CUDA_ARCH),$(HIP))))"
 
 # The kernels on the host harness alone; plainly, and under the sanitizers.
 test-hip: $(BUILD)/test_gpt2
@@ -72,6 +74,7 @@ test-hip-san:
 # On a real card: nvcc where there is no hipcc. GPU_BUILD=amd|cuda overrides.
 GPU_BUILD ?= $(if $(HIPCC),amd,cuda)
 test-gpu:
+	$(if $(filter cuda,$(GPU_BUILD)),@echo "nvcc       $(or $(NVCC),none: set NVCC=...) for $(CUDA_ARCH)")
 	$(MAKE) BUILD=$(BUILD)/gpu_$(GPU_BUILD) HIP=0 HIP_TEST=$(GPU_BUILD) test-hip
 
 $(BUILD)/bench_gpu.o: dev/bench_gpu.cc dev/gpu_plain.h $(HIP_SOURCES) $(STAMP)
