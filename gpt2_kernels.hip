@@ -260,7 +260,9 @@ __device__ static __forceinline__ int* patience() {
 }
 
 __device__ static __forceinline__ int patience_left() {
-#if defined(__AMDGCN__) || defined(__CUDA_ARCH__)
+#if defined(__AMDGCN__)
+    return __hip_atomic_load(patience(), __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_WORKGROUP);
+#elif defined(__CUDA_ARCH__)
     return *(const volatile int*)patience();
 #else
     return __atomic_load_n(patience(), __ATOMIC_RELAXED);
@@ -268,7 +270,9 @@ __device__ static __forceinline__ int patience_left() {
 }
 
 __device__ static __forceinline__ void set_patience(int looks) {
-#if defined(__AMDGCN__) || defined(__CUDA_ARCH__)
+#if defined(__AMDGCN__)
+    __hip_atomic_store(patience(), looks, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_WORKGROUP);
+#elif defined(__CUDA_ARCH__)
     *(volatile int*)patience() = looks;
 #else
     __atomic_store_n(patience(), looks, __ATOMIC_RELAXED);
@@ -325,7 +329,9 @@ __device__ static __forceinline__ bool look_again(int looks) {
 // All threads of the block wait for each other, and see what was written to shared memory. Unlike __syncthreads on an
 // AMD card it does not wait for loads from global memory that are under way.
 __device__ static __forceinline__ void block_barrier() {
-#if defined(__AMDGCN__) && !defined(__GFX12__)
+#if defined(__GFX12__)
+    asm volatile("s_wait_dscnt 0x0\n\ts_barrier_signal -1\n\ts_barrier_wait -1" ::: "memory");
+#elif defined(__AMDGCN__)
     asm volatile("s_waitcnt lgkmcnt(0)\n\ts_barrier" ::: "memory");
 #else
     __syncthreads();
@@ -1531,15 +1537,38 @@ __device__ static __forceinline__ bool is_reader() {
 #endif
 }
 
-// A group has a vector of n floats brought near, for it will be needed soon.
-__device__ static __forceinline__ void touch(const float* vector, int n) {
-    enum { LINE = 32 }; // floats
+// A group has two vectors of n floats brought from memory into the cache that all units share, and does not wait for it. On
+// AMD a wave's loads return in order, so there it would.
+__device__ static __forceinline__ void bring_near(const float* a, const float* b, int n) {
 #if defined(__CUDA_ARCH__)
-    for (int at = (int)threadIdx.x % GROUP * LINE; at < n; at += GROUP * LINE) asm volatile("prefetch.global.L1 [%0];" ::"l"(vector + at));
-#elif defined(__AMDGCN__)
-    for (int at = (int)threadIdx.x % GROUP * LINE; at < n; at += GROUP * LINE) asm volatile("" ::"v"(vector[at]));
+    enum { PART = 8 }; // floats: a line of the caches is filled in parts of 32 bytes
+    for (int at = (int)threadIdx.x % GROUP * PART; at < n; at += GROUP * PART) {
+        asm volatile("prefetch.global.L2 [%0];\n\tprefetch.global.L2 [%1];" ::"l"(a + at), "l"(b + at));
+    }
 #else
-    (void)vector, (void)n, (void)LINE;
+    (void)a, (void)b, (void)n;
+#endif
+}
+
+// A group has them in the unit's own cache when this returns. What was loaded is used for nothing, but so that no compiler
+// can leave it out.
+__device__ static __forceinline__ void touch(const float* a, const float* b, int n) {
+#if defined(__CUDA_ARCH__)
+    enum { PART = 8, N = 3 }; // 768 floats at once
+    for (int first = (int)threadIdx.x % GROUP * PART; first < n; first += N * GROUP * PART) {
+        unsigned bits = 0;
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            int at = min(first + i * GROUP * PART, n - 1);
+            bits ^= bits_of_float(a[at]) ^ bits_of_float(b[at]);
+        }
+        asm volatile("{\n\t.reg .pred p;\n\tsetp.eq.u32 p, %0, 0x5bd1e995;\n\t@p nanosleep.u32 0;\n\t}" ::"r"(bits));
+    }
+#elif defined(__AMDGCN__)
+    enum { LINE = 32 }; // floats
+    for (int at = (int)threadIdx.x % GROUP * LINE; at < n; at += GROUP * LINE) asm volatile("" ::"v"(a[at]), "v"(b[at]));
+#else
+    (void)a, (void)b, (void)n;
 #endif
 }
 
@@ -1571,15 +1600,23 @@ __device__ static __forceinline__ float stage_x(float* staged, float* keep, cons
 // The same when x is the embedding of a token.
 template <int DTYPE>
 __device__ static __forceinline__ float stage_embedding(float* staged, float* keep, const Decode& d, int token, int position) {
+    enum { N = 12, STEP = 2 * GROUP }; // all loads of 768 channels are under way together: nothing hides their latency
     int lane = (int)threadIdx.x % GROUP, packs = d.stride / Format<DTYPE>::PACK;
     float sum = 0;
 #pragma unroll 1
-    for (int e = 2 * lane; e < d.stride; e += 2 * GROUP) {
-        float2 x = embedded_pair<DTYPE>(d.wte, d.wpe, token, position, e, d.stride);
-        sum += x.x;
-        sum += x.y;
-        *(float2*)(staged + staged_index<DTYPE>(e, packs)) = x;
-        *(float2*)(keep + e) = x;
+    for (int at = 2 * lane; at < d.stride; at += N * STEP) {
+        float2 x[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) x[i] = embedded_pair<DTYPE>(d.wte, d.wpe, token, position, min(at + i * STEP, d.stride - 2), d.stride);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            int e = at + i * STEP;
+            if (e >= d.stride) continue;
+            sum += x[i].x;
+            sum += x[i].y;
+            *(float2*)(staged + staged_index<DTYPE>(e, packs)) = x[i];
+            *(float2*)(keep + e) = x[i];
+        }
     }
     return sum;
 }
@@ -2287,17 +2324,34 @@ __device__ static __forceinline__ int block_items(int all) {
     return (all - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
 }
 
+// The stage that half layer number `half` begins with; behind the last one, the head.
+__device__ static __forceinline__ int half_begins_with(const Decode& d, int half) {
+    return half == 2 * d.L ? STAGE_HEAD : half % 2 == 0 ? STAGE_QKV : STAGE_FC;
+}
+
+// Where the vectors of its LayerNorm begin, in floats.
+__device__ static __forceinline__ size_t layernorm_at(const Decode& d, int layer, int stage) {
+    return stage == STAGE_HEAD ? 0 : (size_t)layer * (size_t)d.heads.C;
+}
+
+// One of the readers' groups has the LayerNorm of half layer number `half` brought near.
+__device__ static __forceinline__ void bring_layernorm(const Decode& d, int half) {
+    int stage = half_begins_with(d, half);
+    size_t at = layernorm_at(d, half / 2, stage);
+    if ((int)threadIdx.x < GROUP) bring_near(d.ln_weights[stage] + at, d.ln_biases[stage] + at, d.heads.C);
+}
+
 // What the readers do before the first or second half of layer `layer`, qkv or fc, or after the last before the head: x as
 // the half before left it, at first the embedding, with LayerNorm.
 template <int DTYPE>
 __device__ static __forceinline__ void read_x(const Decode& d, const TokenPlace& place, int layer, int stage) {
     Flow flow = flow_at(d, layer);
-    size_t at = stage == STAGE_HEAD ? 0 : (size_t)layer * (size_t)d.heads.C;
+    size_t at = layernorm_at(d, layer, stage);
     const float *weight = d.ln_weights[stage] + at, *bias = d.ln_biases[stage] + at;
     const float* x = stage == STAGE_FC ? flow.middle : flow.x - d.layer_floats;
     for (int r = (int)threadIdx.x / GROUP; r < d.rows; r += READERS) {
         float *staged = place.in[0] + r * d.stride, *keep = (stage == STAGE_FC ? place.x[1] : place.x[0]) + r * d.stride, sum;
-        touch(weight, d.heads.C), touch(bias, d.heads.C);
+        touch(weight, bias, d.heads.C);
         if (layer == 0 && stage == STAGE_QKV) sum = stage_embedding<DTYPE>(staged, keep, d, place.tokens[r], place.step[0]);
         else sum = stage_x<DTYPE, true>(staged, keep, x + r * d.stride, d.heads.C, d.stride);
         staged_layernorm<DTYPE>(staged, sum, weight, bias, d.heads.C, d.stride);
@@ -2344,9 +2398,10 @@ __device__ static __forceinline__ void read_token(const Decode& d, const TokenPl
     int halves = 2 * d.L;
     for (int half = 0; half <= halves; half++) {
         int layer = half / 2;
-        read_x<DTYPE>(again(d), place, layer, half == halves ? STAGE_HEAD : half % 2 == 0 ? STAGE_QKV : STAGE_FC);
+        read_x<DTYPE>(again(d), place, layer, half_begins_with(d, half));
         block_barrier();
         if (half == halves) return;
+        bring_layernorm(again(d), half + 1);
         if (half % 2 == 0) read_attention<DTYPE>(again(d), place, layer);
         else read_hidden<DTYPE>(again(d), place, layer);
         block_barrier();
