@@ -565,9 +565,9 @@ template <class Shape> static void check_matrix_shape(Tests* t, Random* random, 
             all.is_untouched &= one.is_untouched, all.is_same &= one.is_same;
         }
         test_check(
-            t, all.computed < 4e-6 && all.rounded <= 1 && all.is_untouched && all.is_same,
+            t, all.computed < 2e-5 && all.rounded <= 1 && all.is_untouched && all.is_same,
             "matrix_matmul in %s by %s, 9 to 130 rows, 15 to 160 columns, 9 to 131 outputs: the product of the "
-            "rounded numbers within 4e-6: %.1e; at most %.2f of what rounding may lose; nothing else is written; "
+            "rounded numbers within 2e-5: %.1e; at most %.2f of what rounding may lose; nothing else is written; "
             "the same bits in tiles of 128, 64 and 32",
             dtype_names[dtypes[d]], name, all.computed, all.rounded);
     }
@@ -818,8 +818,11 @@ static Floats route_results(Tests* t, const GPT2Model* model, DType dtype, int B
 
 // All routes give the same bits, on a card of any size, in every format and for any number of sequences, also where a
 // second range of keys begins.
-static void check_routes(Tests* t, DType dtype, const std::vector<int>& batches, const std::vector<int>& depths) {
-    const GPT2Config config = {RANGE + 4, 77, 80, 2, 3, 45};
+static const GPT2Config TWO_RANGES = {RANGE + 4, 77, 80, 2, 3, 45};
+static const GPT2Config NARROW = {8, 5, 5, 2, 1, 3}; // a card has blocks to spare in every stage but fc
+
+static void check_routes(Tests* t, const GPT2Config& config, DType dtype, const std::vector<int>& batches,
+                         const std::vector<int>& depths) {
     GPT2Model model;
     Error error;
     int compared = 0, same = 0;
@@ -835,21 +838,23 @@ static void check_routes(Tests* t, DType dtype, const std::vector<int>& batches,
             set_card_size(0);
         }
     }
-    test_check(t, same == compared && compared > 0,
-               "graph and persistent kernel give the bits of the launches in %s, up to %d sequences and %d tokens: "
-               "%d of %d",
-               dtype_names[dtype], batches.back(), depths.back() + 4, same, compared);
+    test_check(
+        t, same == compared && compared > 0,
+        "graph and persistent kernel give the bits of the launches in %s, %d channels, up to %d sequences and %d "
+        "tokens: %d of %d",
+        dtype_names[dtype], config.channels, batches.back(), depths.back() + 4, same, compared);
     reference_model_free(&model);
 }
 
 // At the first wave size in every format; at the second, which shares all but the shuffles, in one.
 static void check_all_routes(Tests* t) {
 #ifdef HIP_HOST_RUNTIME_H
-    if (hip_host::state().wave_size == 64) return check_routes(t, DTYPE_Q8, {1}, {3});
+    if (hip_host::state().wave_size == 64) return check_routes(t, TWO_RANGES, DTYPE_Q8, {1}, {3});
 #endif
-    check_routes(t, DTYPE_BF16, {1, 2, 8}, {3});
-    check_routes(t, DTYPE_BF16, {1}, {RANGE - 2});
-    for (DType dtype : {DTYPE_F32, DTYPE_F16, DTYPE_Q8}) check_routes(t, dtype, {2}, {3});
+    check_routes(t, TWO_RANGES, DTYPE_BF16, {1, 2, 8}, {3});
+    check_routes(t, TWO_RANGES, DTYPE_BF16, {1}, {RANGE - 2});
+    for (DType dtype : {DTYPE_F32, DTYPE_F16, DTYPE_Q8}) check_routes(t, TWO_RANGES, dtype, {2}, {3});
+    check_routes(t, NARROW, DTYPE_BF16, {1}, {2});
 }
 
 // Without a name the device measures which route is fastest, and says which; what it measured with leaves no trace.
