@@ -301,10 +301,27 @@ __device__ static __forceinline__ void agent_store(float* word, unsigned bits) {
 #endif
 }
 
+// Waits until this wave's stores have reached the cache that they go to first, where AMD's __syncthreads does not: its
+// fence counts on the order within a compute unit, which holds between two waves of it but not for a third one elsewhere that
+// learns from the second what the first has done.
+__device__ static __forceinline__ void stores_arrive() {
+#if defined(__GFX12__)
+    asm volatile("s_wait_storecnt 0x0" ::: "memory");
+#elif defined(__GFX10__) || defined(__GFX11__)
+    asm volatile("s_waitcnt_vscnt null, 0x0" ::: "memory");
+#elif defined(__AMDGCN__)
+    asm volatile("s_waitcnt vmcnt(0)" ::: "memory");
+#endif
+}
+
 // Adds one and returns what was there. What was written before is seen by whoever comes later.
 __device__ static __forceinline__ int agent_arrive(int* counter) {
 #if defined(__AMDGCN__)
-    return __hip_atomic_fetch_add(counter, 1, __ATOMIC_ACQ_REL, __HIP_MEMORY_SCOPE_AGENT);
+    __builtin_amdgcn_fence(__ATOMIC_RELEASE, "agent");
+    stores_arrive(); // clang 19 takes the write-back of gfx942's cache for something that needs no wait
+    int before = __hip_atomic_fetch_add(counter, 1, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+    __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "agent");
+    return before;
 #elif defined(__CUDA_ARCH__)
     int before;
     asm volatile("atom.acq_rel.gpu.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
@@ -2460,6 +2477,7 @@ __device__ static __forceinline__ void work_token(const Decode& d, const TokenPl
 // The block that comes last picks the tokens, unless a block has given up.
 __device__ static __forceinline__ void pick_when_last(const Decode& d, const StepArguments& step, PickState* state) {
     __shared__ bool is_last, is_whole;
+    stores_arrive(); // the logits of all waves
     __syncthreads();
     if (threadIdx.x == 0) {
         if (patience_left() == 0) agent_arrive(step.arrived + 1);
