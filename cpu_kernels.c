@@ -632,12 +632,24 @@ INLINE void tall_pair(vf (*sums)[TALL_VECTORS], const float* x, const float* w, 
     }
 }
 
+// Weights that the next panel is made of, requested piece by piece while this one is worked with.
+typedef struct {
+    const char *at, *end;
+    size_t piece;
+} Ahead;
+
+INLINE void ahead_request(Ahead* ahead) {
+    const char* end = (size_t)(ahead->end - ahead->at) < ahead->piece ? ahead->end : ahead->at + ahead->piece;
+    for (; ahead->at < end; ahead->at += 64) __builtin_prefetch(ahead->at, 0, 2);
+}
+
 // sums (TALL_ROWS, TALL_VECTORS) = x (a packed group of rows) · panelᵀ
 INLINE void tall_tile(vf (*sums)[TALL_VECTORS], const float* x, const float* panel, size_t steps,
-                      Arithmetic arithmetic) {
+                      Arithmetic arithmetic, Ahead* ahead) {
     vf waiting[4][TALL_ROWS][TALL_VECTORS]; // sums of 2, 4, 8 lanes that their partners have yet to meet
     for (int n = 0, i = 0; n < LANE_PAIRS; n++) {
         vf sum[TALL_ROWS][TALL_VECTORS];
+        ahead_request(ahead);
         tall_pair(sum, x + (size_t)i * steps * 2 * TALL_ROWS, panel + (size_t)i * steps * 2 * TALL_COLUMNS, steps,
                   arithmetic);
         int level = 0;
@@ -681,13 +693,22 @@ INLINE void tall_store(const Product* p, vf (*sums)[TALL_VECTORS], size_t r, siz
     }
 }
 
+// What R rows of activations can request of the panel of the weights' rows o, o + 1, ..., which may be another call's.
+INLINE Ahead panel_ahead(const Product* p, size_t o, size_t R) {
+    size_t rows = o > p->OC ? 0 : p->OC - o < TALL_COLUMNS ? p->OC - o : TALL_COLUMNS;
+    size_t bytes = rows * p->weight_bytes, requests = (R + TALL_ROWS - 1) / TALL_ROWS * LANE_PAIRS;
+    const char* at = p->weight + (p->OC < o ? p->OC : o) * p->weight_bytes;
+    return (Ahead){.at = at, .end = at + bytes, .piece = (bytes / requests + 64) / 64 * 64};
+}
+
 INLINE void tall_columns(const Product* p, Arithmetic arithmetic, size_t R, size_t begin, float* panel) {
     size_t steps = num_steps(arithmetic, p->C);
     vf sums[TALL_ROWS][TALL_VECTORS];
     for (size_t o = begin; o < p->end; o += TALL_COLUMNS) {
         panel_fill(panel, p, o, arithmetic);
+        Ahead ahead = panel_ahead(p, o + TALL_COLUMNS, R);
         for (size_t r = 0; r < R; r += TALL_ROWS) {
-            tall_tile(sums, (const float*)(const void*)(p->inp + r * p->inp_bytes), panel, steps, arithmetic);
+            tall_tile(sums, (const float*)(const void*)(p->inp + r * p->inp_bytes), panel, steps, arithmetic, &ahead);
             tall_store(p, sums, r, R - r < TALL_ROWS ? R - r : TALL_ROWS, o);
         }
     }
