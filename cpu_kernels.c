@@ -292,64 +292,74 @@ INLINE void dot_tile(v4f* sums, const char* const* w, const char* const* x, size
 // ---------------------------------------------------------------------------------------------------------------------
 // dot products with Q8 weights
 
-// Lane i of int8_dot: the sum of w[4 i .. 4 i + 3] * x[4 i .. 4 i + 3], all int8 in [-127, 127], exactly.
+// Lane i of int8_dot: the sum of a[4 i .. 4 i + 3] * b[4 i .. 4 i + 3], all int8 in [-127, 127], exactly. `term` is
+// int8_term(b), which is computed once for all the a that b meets.
 #if defined(__AVX512VNNI__)
-// The instruction wants one factor unsigned: x · w = (x + 128) · w - 128 · w. The second term belongs to the weights
-// alone and is computed once for all activations they meet.
-INLINE vi int8_weights_term(const void* w) {
+// The instruction wants one factor unsigned: a · b = (a + 128) · b - 128 · b.
+INLINE vi int8_term(const void* b) {
     __m512i high_bits = _mm512_set1_epi8((char)0x80), zero = _mm512_setzero_si512();
-    return (vi)_mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, high_bits, _mm512_loadu_si512(w)));
+    return (vi)_mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, high_bits, _mm512_loadu_si512(b)));
 }
-INLINE vi int8_dot(const void* w, vi weights_term, const void* x) {
-    __m512i shifted = _mm512_xor_si512(_mm512_loadu_si512(x), _mm512_set1_epi8((char)0x80));
-    return (vi)_mm512_dpbusd_epi32((__m512i)weights_term, shifted, _mm512_loadu_si512(w));
+INLINE vi int8_dot(const void* a, const void* b, vi term) {
+    __m512i shifted = _mm512_xor_si512(_mm512_loadu_si512(a), _mm512_set1_epi8((char)0x80));
+    return (vi)_mm512_dpbusd_epi32((__m512i)term, shifted, _mm512_loadu_si512(b));
 }
 #elif defined(__ARM_FEATURE_DOTPROD)
-INLINE vi int8_weights_term(const void* w) {
-    return (void)w, (vi){0};
+INLINE vi int8_term(const void* b) {
+    return (void)b, (vi){0};
 }
-INLINE vi int8_dot(const void* w, vi weights_term, const void* x) {
-    return (vi)vdotq_s32((int32x4_t)weights_term, vld1q_s8(w), vld1q_s8(x));
+INLINE vi int8_dot(const void* a, const void* b, vi term) {
+    return (vi)vdotq_s32((int32x4_t)term, vld1q_s8(a), vld1q_s8(b));
 }
 #else
 // Products of two and their sums of two fit into 16 bits (2 * 127 * 127 < 2^15), so no step can overflow.
-INLINE vi int8_weights_term(const void* w) {
-    return (void)w, (vi){0};
+INLINE vi int8_term(const void* b) {
+    return (void)b, (vi){0};
 }
-INLINE vi int8_dot(const void* w, vi weights_term, const void* x) {
+INLINE vi int8_dot(const void* a, const void* b, vi term) {
     typedef int16_t vs __attribute__((vector_size(4 * VL)));
-    vs ws, xs;
-    memcpy(&ws, w, sizeof ws);
-    memcpy(&xs, x, sizeof xs);
-    vs even = (ws << 8 >> 8) * (xs << 8 >> 8), odd = (ws >> 8) * (xs >> 8);
+    vs as, bs;
+    memcpy(&as, a, sizeof as);
+    memcpy(&bs, b, sizeof bs);
+    vs even = (as << 8 >> 8) * (bs << 8 >> 8), odd = (as >> 8) * (bs >> 8);
     vi pairs = (vi)(even + odd);
-    return weights_term + (pairs << 16 >> 16) + (pairs >> 16);
+    return term + (pairs << 16 >> 16) + (pairs >> 16);
 }
 #endif
 
-enum { SCALE_CHUNK = 16 };                  // blocks whose scales are widened at once
+enum { SCALE_CHUNK = 32 };                  // blocks whose scales are multiplied at once
 enum { CHUNK_ELEMENTS = SCALE_CHUNK * 32 }; // and the elements they cover
 
-// From the scales of a chunk, those of the blocks that the vector of 4 VL elements at `element` of the chunk covers: one
-// for each lane of int8_dot.
-INLINE vf lane_scales(const float* scales, size_t element) {
-    const float* s = scales + element / Q8_BLOCK;
+// The first n of the scales, or VL of them if there are more, widened; 0 in the other lanes.
+INLINE vf scales_widen(const uint16_t* scales, size_t n) {
 #if defined(__AVX512F__)
-    return _mm512_mask_broadcastss_ps(_mm512_set1_ps(s[0]), 0xff00, _mm_load_ss(s + 1));
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(n < VL ? (__mmask16)((1u << n) - 1) : 0xffff, scales));
 #else
-    return vf_set(s[0]);
+    uint16_t half[VL] = {0};
+    if (n >= VL) return f16_widen(scales);
+    memcpy(half, scales, n * sizeof *half);
+    return f16_widen(half);
 #endif
 }
 
-// One vector of 4 VL elements of MR rows of weights with nr rows of activations, at `element` of a chunk.
-INLINE void q8_step(vf acc[NR][MR], const char* const* w, const float (*w_scales)[SCALE_CHUNK], const char* const* x,
-                    const float* const* x_scales, size_t element, int nr) {
+// The scales of the blocks that a vector of 4 VL elements covers: one block, or one in the lower and one in the upper half.
+INLINE vf lane_scales(const float* scales) {
+#if defined(__AVX512F__)
+    return _mm512_mask_broadcastss_ps(_mm512_set1_ps(scales[0]), 0xff00, _mm_load_ss(scales + 1));
+#else
+    return vf_set(scales[0]);
+#endif
+}
+
+// One vector of 4 VL elements of MR rows of weights with nr rows of activations; scales[n][m] from its first block on.
+INLINE void q8_step(vf acc[NR][MR], const char* const* w, const char* const* x, const float* scales, int nr) {
+    vi x_term = int8_term(x[0]);
     UNROLL for (int m = 0; m < MR; m++) {
-        vi weights_term = int8_weights_term(w[m]);
-        vf w_scale = lane_scales(w_scales[m], element);
+        vi w_term = int8_term(w[m]);
         UNROLL for (int n = 0; n < nr; n++) {
-            vf products = __builtin_convertvector(int8_dot(w[m], weights_term, x[n]), vf);
-            acc[n][m] += products * (w_scale * lane_scales(x_scales[n], element));
+            vi products = nr == 1 ? int8_dot(w[m], x[n], x_term) : int8_dot(x[n], w[m], w_term);
+            vf scale = lane_scales(scales + (n * MR + m) * SCALE_CHUNK);
+            acc[n][m] += __builtin_convertvector(products, vf) * scale;
         }
     }
 }
@@ -360,32 +370,33 @@ INLINE void q8_tile(v4f* sums, const char* const* w, const uint16_t* const* w_sc
                     size_t next, int nr) {
     vf acc[NR][MR] = {{{0}}};
     const char *w_at[MR], *x_at[NR];
-    const float* x_scales[NR];
     size_t stride = dtype_row_stride(DTYPE_Q8, C), whole = stride / (4 * VL) * (4 * VL);
     for (size_t start = 0; start < stride; start += CHUNK_ELEMENTS) {
-        float scales[MR][SCALE_CHUNK];
-        size_t blocks = stride - start < CHUNK_ELEMENTS ? (stride - start) / Q8_BLOCK : SCALE_CHUNK;
+        float scales[NR * MR * SCALE_CHUNK]; // (NR, MR, SCALE_CHUNK) scale of the weights times scale of the activations
+        size_t block = start / Q8_BLOCK, blocks = stride / Q8_BLOCK - block;
         UNROLL for (int m = 0; m < MR; m++) {
-            uint16_t half[SCALE_CHUNK] = {0};
-            if (blocks == SCALE_CHUNK) memcpy(half, w_scales[m] + start / Q8_BLOCK, sizeof half);
-            else memcpy(half, w_scales[m] + start / Q8_BLOCK, blocks * sizeof *half);
-            UNROLL for (int i = 0; i < SCALE_CHUNK; i += VL) vf_store(scales[m] + i, f16_widen(half + i));
+            UNROLL for (size_t i = 0; i < SCALE_CHUNK; i += VL) {
+                vf w_scale = scales_widen(w_scales[m] + block + i, blocks < i ? 0 : blocks - i);
+                UNROLL for (int n = 0; n < nr; n++) {
+                    const float* x_scales = (const float*)(const void*)(x[n] + padded(C)) + block;
+                    vf_store(scales + (n * MR + m) * SCALE_CHUNK + i, w_scale * vf_load(x_scales + i));
+                }
+            }
         }
-        UNROLL for (int n = 0; n < nr; n++) x_scales[n] = (const float*)(x[n] + padded(C)) + start / Q8_BLOCK;
-        size_t end = start + blocks * Q8_BLOCK < whole ? start + blocks * Q8_BLOCK : whole;
+        size_t end = start + CHUNK_ELEMENTS < whole ? start + CHUNK_ELEMENTS : whole;
         for (size_t k = start; k < end; k += 4 * VL) {
             UNROLL for (int m = 0; m < MR; m++) {
                 w_at[m] = w[m] + k;
                 if (nr == 1) __builtin_prefetch(w_at[m] + next);
             }
             UNROLL for (int n = 0; n < nr; n++) x_at[n] = x[n] + k;
-            q8_step(acc, w_at, scales, x_at, x_scales, k - start, nr);
+            q8_step(acc, w_at, x_at, scales + (k - start) / Q8_BLOCK, nr);
         }
-        if (start + blocks * Q8_BLOCK == stride && whole < stride) { // half a vector of one block is left
+        if (start + CHUNK_ELEMENTS >= stride && whole < stride) { // half a vector of one block is left
             char last[MR][4 * VL] = {{0}};
             UNROLL for (int m = 0; m < MR; m++) w_at[m] = memcpy(last[m], w[m] + whole, stride - whole);
             UNROLL for (int n = 0; n < nr; n++) x_at[n] = x[n] + whole;
-            q8_step(acc, w_at, scales, x_at, x_scales, whole - start, nr);
+            q8_step(acc, w_at, x_at, scales + (whole - start) / Q8_BLOCK, nr);
         }
     }
     UNROLL for (int n = 0; n < nr; n++) sums[n] = sum_lanes4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
