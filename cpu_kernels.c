@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -126,6 +126,71 @@ INLINE vf vf_gelu(vf x) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// binary16, transposition, and what Q8 weights need
+
+#if defined(__AVX512F__)
+INLINE vf f16_widen(const void* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+}
+#elif defined(__AVX2__) && defined(__F16C__)
+INLINE vf f16_widen(const void* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+}
+#elif defined(__aarch64__)
+INLINE vf f16_widen(const void* p) {
+    return (vf)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t*)p)));
+}
+#else
+// Exponent and mantissa move into place and 2^112 corrects the bias, exactly, subnormals included; exponent 31
+// (infinity, NaN) becomes 255.
+INLINE vf f16_widen(const void* p) {
+    vh half;
+    memcpy(&half, p, sizeof half);
+    vu bits = __builtin_convertvector(half, vu);
+    vu magnitude = (bits & 0x7fff) << 13;
+    vu special = (vu)((vi)(magnitude >= 0x0f800000)) & 0x7f800000;
+    vf scaled = (vf)magnitude * 0x1p112f;
+    return (vf)((vu)scaled | special | (bits & 0x8000) << 16);
+}
+#endif
+
+// A tile is TALL_ROWS rows by TALL_COLUMNS columns, for one pair of such lanes.
+enum { TALL_VECTORS = 2, TALL_COLUMNS = TALL_VECTORS * VL, TALL_ROWS = NR, LANE_PAIRS = VL / 2 };
+
+// Lane l of the two rows of a transposition that exchange blocks of D lanes.
+#define LOW(l, D)       ((l) & (D) ? VL + (l) - (D) : (l))
+#define HIGH(l, D)      ((l) & (D) ? VL + (l) : (l) + (D))
+#define LANES4(F, l, D) F(l, D), F((l) + 1, D), F((l) + 2, D), F((l) + 3, D)
+#if defined(__AVX512F__)
+#define LANES(F, D) LANES4(F, 0, D), LANES4(F, 4, D), LANES4(F, 8, D), LANES4(F, 12, D)
+#elif defined(__AVX2__)
+#define LANES(F, D) LANES4(F, 0, D), LANES4(F, 4, D)
+#else
+#define LANES(F, D) LANES4(F, 0, D)
+#endif
+#define TRANSPOSE_BLOCKS(D)                                                                                            \
+    UNROLL for (int r = 0; r < VL; r++) {                                                                              \
+        if (r & (D)) continue;                                                                                         \
+        vf a = rows[r], b = rows[r | (D)];                                                                             \
+        rows[r] = SHUFFLE(a, b, LANES(LOW, D));                                                                        \
+        rows[r | (D)] = SHUFFLE(a, b, LANES(HIGH, D));                                                                 \
+    }
+
+// rows (VL, VL) transposed.
+INLINE void transpose(vf* rows) {
+#if defined(__AVX512F__)
+    TRANSPOSE_BLOCKS(8)
+#endif
+#if defined(__AVX512F__) || defined(__AVX2__)
+    TRANSPOSE_BLOCKS(4)
+#endif
+    TRANSPOSE_BLOCKS(2)
+    TRANSPOSE_BLOCKS(1)
+}
+
+#include "cpu_q8.h"
+
+// ---------------------------------------------------------------------------------------------------------------------
 // packed activations
 
 // How a product with weights of some dtype is computed.
@@ -157,30 +222,12 @@ INLINE size_t padded(size_t C) {
     return (C + PAD - 1) / PAD * PAD;
 }
 
-// A packed row for Q8 weights: padded(C) int8, then one f32 scale per block, padded to 64 bytes.
+// A packed row for Q8 weights may become part of a group, which has more bytes: see cpu_q8.h.
 static size_t packed_row_bytes(DType dtype, size_t C) {
     switch (arithmetic_of(dtype, C)) {
-    case INT8_BY_INT8: return padded(C) + padded(padded(C) / Q8_BLOCK) * sizeof(float);
+    case INT8_BY_INT8: return q8_padded_blocks(C) * Q8_BLOCK_BYTES;
     case BF16_BY_BF16: return padded(C) * sizeof(uint16_t);
     default: return padded(C) * sizeof(float);
-    }
-}
-
-static void pack_q8(int8_t* out, float* scales, const float* in, size_t C) {
-    memset(out, 0, padded(C));
-    for (size_t start = 0; start < padded(C); start += Q8_BLOCK) {
-        size_t n = start >= C ? 0 : C - start < Q8_BLOCK ? C - start : Q8_BLOCK;
-        float largest = 0;
-        for (size_t i = 0; i < n; i++) {
-            float magnitude = fabsf(in[start + i]);
-            largest = magnitude > largest ? magnitude : largest;
-        }
-        float inverse = largest > 0 ? 127 / largest : 0;
-        scales[start / Q8_BLOCK] = largest / 127;
-        for (size_t i = 0; i < n; i++) {
-            // adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits
-            out[start + i] = (int8_t)(f32_bits(in[start + i] * inverse + 12582912.0f) & 0xff);
-        }
     }
 }
 
@@ -196,7 +243,7 @@ static void pack_f32(float* out, const float* in, size_t C) {
 
 static void pack_row(void* out, const float* in, DType dtype, size_t C) {
     switch (arithmetic_of(dtype, C)) {
-    case INT8_BY_INT8: pack_q8(out, (float*)((char*)out + padded(C)), in, C); return;
+    case INT8_BY_INT8: pack_q8(out, in, C); return;
     case BF16_BY_BF16: pack_bf16(out, in, C); return;
     default: pack_f32(out, in, C); return;
     }
@@ -204,32 +251,6 @@ static void pack_row(void* out, const float* in, DType dtype, size_t C) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 // dot products with f32, bf16 and f16 weights
-
-#if defined(__AVX512F__)
-INLINE vf f16_widen(const void* p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
-}
-#elif defined(__AVX2__) && defined(__F16C__)
-INLINE vf f16_widen(const void* p) {
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
-}
-#elif defined(__aarch64__)
-INLINE vf f16_widen(const void* p) {
-    return (vf)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t*)p)));
-}
-#else
-// Exponent and mantissa move into place and 2^112 corrects the bias, exactly, subnormals included; exponent 31
-// (infinity, NaN) becomes 255.
-INLINE vf f16_widen(const void* p) {
-    vh half;
-    memcpy(&half, p, sizeof half);
-    vu bits = __builtin_convertvector(half, vu);
-    vu magnitude = (bits & 0x7fff) << 13;
-    vu special = (vu)((vi)(magnitude >= 0x0f800000)) & 0x7f800000;
-    vf scaled = (vf)magnitude * 0x1p112f;
-    return (vf)((vu)scaled | special | (bits & 0x8000) << 16);
-}
-#endif
 
 // n floats rounded to binary16.
 #if defined(__AVX512F__)
@@ -284,119 +305,6 @@ INLINE void dot_tile(v4f* sums, const char* const* w, const char* const* x, size
         UNROLL for (int m = 0; m < MR; m++) {
             UNROLL for (int n = 0; n < nr; n++) acc[n][m] =
                 dot_add(acc[n][m], last[m], x[n] + steps * x_step, arithmetic);
-        }
-    }
-    UNROLL for (int n = 0; n < nr; n++) sums[n] = sum_lanes4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// dot products with Q8 weights
-
-// Lane i of int8_dot: the sum of a[4 i .. 4 i + 3] * b[4 i .. 4 i + 3], all int8 in [-127, 127], exactly. `term` is
-// int8_term(b), which is computed once for all the a that b meets.
-#if defined(__AVX512VNNI__)
-// The instruction wants one factor unsigned: a · b = (a + 128) · b - 128 · b.
-INLINE vi int8_term(const void* b) {
-    __m512i high_bits = _mm512_set1_epi8((char)0x80), zero = _mm512_setzero_si512();
-    return (vi)_mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, high_bits, _mm512_loadu_si512(b)));
-}
-INLINE vi int8_dot(const void* a, const void* b, vi term) {
-    __m512i shifted = _mm512_xor_si512(_mm512_loadu_si512(a), _mm512_set1_epi8((char)0x80));
-    return (vi)_mm512_dpbusd_epi32((__m512i)term, shifted, _mm512_loadu_si512(b));
-}
-#elif defined(__ARM_FEATURE_DOTPROD)
-INLINE vi int8_term(const void* b) {
-    return (void)b, (vi){0};
-}
-INLINE vi int8_dot(const void* a, const void* b, vi term) {
-    return (vi)vdotq_s32((int32x4_t)term, vld1q_s8(a), vld1q_s8(b));
-}
-#else
-// Products of two and their sums of two fit into 16 bits (2 * 127 * 127 < 2^15), so no step can overflow.
-INLINE vi int8_term(const void* b) {
-    return (void)b, (vi){0};
-}
-INLINE vi int8_dot(const void* a, const void* b, vi term) {
-    typedef int16_t vs __attribute__((vector_size(4 * VL)));
-    vs as, bs;
-    memcpy(&as, a, sizeof as);
-    memcpy(&bs, b, sizeof bs);
-    vs even = (as << 8 >> 8) * (bs << 8 >> 8), odd = (as >> 8) * (bs >> 8);
-    vi pairs = (vi)(even + odd);
-    return term + (pairs << 16 >> 16) + (pairs >> 16);
-}
-#endif
-
-enum { SCALE_CHUNK = 32 };                  // blocks whose scales are multiplied at once
-enum { CHUNK_ELEMENTS = SCALE_CHUNK * 32 }; // and the elements they cover
-
-// The first n of the scales, or VL of them if there are more, widened; 0 in the other lanes.
-INLINE vf scales_widen(const uint16_t* scales, size_t n) {
-#if defined(__AVX512F__)
-    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(n < VL ? (__mmask16)((1u << n) - 1) : 0xffff, scales));
-#else
-    uint16_t half[VL] = {0};
-    if (n >= VL) return f16_widen(scales);
-    memcpy(half, scales, n * sizeof *half);
-    return f16_widen(half);
-#endif
-}
-
-// The scales of the blocks that a vector of 4 VL elements covers: one block, or one in the lower and one in the upper half.
-INLINE vf lane_scales(const float* scales) {
-#if defined(__AVX512F__)
-    return _mm512_mask_broadcastss_ps(_mm512_set1_ps(scales[0]), 0xff00, _mm_load_ss(scales + 1));
-#else
-    return vf_set(scales[0]);
-#endif
-}
-
-// One vector of 4 VL elements of MR rows of weights with nr rows of activations; scales[n][m] from its first block on.
-INLINE void q8_step(vf acc[NR][MR], const char* const* w, const char* const* x, const float* scales, int nr) {
-    vi x_term = int8_term(x[0]);
-    UNROLL for (int m = 0; m < MR; m++) {
-        vi w_term = int8_term(w[m]);
-        UNROLL for (int n = 0; n < nr; n++) {
-            vi products = nr == 1 ? int8_dot(w[m], x[n], x_term) : int8_dot(x[n], w[m], w_term);
-            vf scale = lane_scales(scales + (n * MR + m) * SCALE_CHUNK);
-            acc[n][m] += __builtin_convertvector(products, vf) * scale;
-        }
-    }
-}
-
-// As dot_tile, with Q8 weights: sums (nr, MR) = Σ over blocks of scale_w · scale_x · (int8 dot product of the block).
-// Row m of the weights has its scales at w_scales[m]; a packed row of activations has them behind its elements.
-INLINE void q8_tile(v4f* sums, const char* const* w, const uint16_t* const* w_scales, const char* const* x, size_t C,
-                    size_t next, int nr) {
-    vf acc[NR][MR] = {{{0}}};
-    const char *w_at[MR], *x_at[NR];
-    size_t stride = dtype_row_stride(DTYPE_Q8, C), whole = stride / (4 * VL) * (4 * VL);
-    for (size_t start = 0; start < stride; start += CHUNK_ELEMENTS) {
-        float scales[NR * MR * SCALE_CHUNK]; // (NR, MR, SCALE_CHUNK) scale of the weights times scale of the activations
-        size_t block = start / Q8_BLOCK, blocks = stride / Q8_BLOCK - block;
-        UNROLL for (int m = 0; m < MR; m++) {
-            UNROLL for (size_t i = 0; i < SCALE_CHUNK; i += VL) {
-                vf w_scale = scales_widen(w_scales[m] + block + i, blocks < i ? 0 : blocks - i);
-                UNROLL for (int n = 0; n < nr; n++) {
-                    const float* x_scales = (const float*)(const void*)(x[n] + padded(C)) + block;
-                    vf_store(scales + (n * MR + m) * SCALE_CHUNK + i, w_scale * vf_load(x_scales + i));
-                }
-            }
-        }
-        size_t end = start + CHUNK_ELEMENTS < whole ? start + CHUNK_ELEMENTS : whole;
-        for (size_t k = start; k < end; k += 4 * VL) {
-            UNROLL for (int m = 0; m < MR; m++) {
-                w_at[m] = w[m] + k;
-                if (nr == 1) __builtin_prefetch(w_at[m] + next);
-            }
-            UNROLL for (int n = 0; n < nr; n++) x_at[n] = x[n] + k;
-            q8_step(acc, w_at, x_at, scales + (k - start) / Q8_BLOCK, nr);
-        }
-        if (start + CHUNK_ELEMENTS >= stride && whole < stride) { // half a vector of one block is left
-            char last[MR][4 * VL] = {{0}};
-            UNROLL for (int m = 0; m < MR; m++) w_at[m] = memcpy(last[m], w[m] + whole, stride - whole);
-            UNROLL for (int n = 0; n < nr; n++) x_at[n] = x[n] + whole;
-            q8_step(acc, w_at, x_at, scales + (whole - start) / Q8_BLOCK, nr);
         }
     }
     UNROLL for (int n = 0; n < nr; n++) sums[n] = sum_lanes4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
@@ -536,40 +444,6 @@ static void matmul(float* out, const void* inp, const Tensor* weight, const floa
 // as above: what would be lane i of its sum is made for one i after the other, in an order in which each meets its
 // partner of sum_lanes4 as early as possible.
 
-// A tile is TALL_ROWS rows by TALL_COLUMNS columns, for one pair of such lanes.
-enum { TALL_VECTORS = 2, TALL_COLUMNS = TALL_VECTORS * VL, TALL_ROWS = NR, LANE_PAIRS = VL / 2 };
-
-// Lane l of the two rows of a transposition that exchange blocks of D lanes.
-#define LOW(l, D)       ((l) & (D) ? VL + (l) - (D) : (l))
-#define HIGH(l, D)      ((l) & (D) ? VL + (l) : (l) + (D))
-#define LANES4(F, l, D) F(l, D), F((l) + 1, D), F((l) + 2, D), F((l) + 3, D)
-#if defined(__AVX512F__)
-#define LANES(F, D) LANES4(F, 0, D), LANES4(F, 4, D), LANES4(F, 8, D), LANES4(F, 12, D)
-#elif defined(__AVX2__)
-#define LANES(F, D) LANES4(F, 0, D), LANES4(F, 4, D)
-#else
-#define LANES(F, D) LANES4(F, 0, D)
-#endif
-#define TRANSPOSE_BLOCKS(D)                                                                                            \
-    UNROLL for (int r = 0; r < VL; r++) {                                                                              \
-        if (r & (D)) continue;                                                                                         \
-        vf a = rows[r], b = rows[r | (D)];                                                                             \
-        rows[r] = SHUFFLE(a, b, LANES(LOW, D));                                                                        \
-        rows[r | (D)] = SHUFFLE(a, b, LANES(HIGH, D));                                                                 \
-    }
-
-// rows (VL, VL) transposed.
-INLINE void transpose(vf* rows) {
-#if defined(__AVX512F__)
-    TRANSPOSE_BLOCKS(8)
-#endif
-#if defined(__AVX512F__) || defined(__AVX2__)
-    TRANSPOSE_BLOCKS(4)
-#endif
-    TRANSPOSE_BLOCKS(2)
-    TRANSPOSE_BLOCKS(1)
-}
-
 // Elements of a row that one vector of a product takes in, and how many such steps C elements are.
 INLINE size_t step_elements(Arithmetic arithmetic) {
     return arithmetic == BF16_BY_BF16 ? 2 * VL : VL;
@@ -602,8 +476,25 @@ INLINE void panel_step(vf* rows, const Product* p, size_t o, size_t s, Arithmeti
     transpose(rows);
 }
 
+// The rows of weights from o on, and their scales, into a panel of Q8 weights.
+INLINE void panel_fill_q8(float* panel, const Product* p, size_t o) {
+    for (size_t v = 0; v < TALL_VECTORS; v++) {
+        const char* w[VL];
+        const uint16_t* scales[VL];
+        for (size_t l = 0, row = o + v * VL; l < VL; l++, row++) {
+            w[l] = row < p->end ? p->weight + row * p->weight_bytes : NULL;
+            scales[l] = row < p->end ? p->scales + row * p->num_scales : NULL;
+        }
+        q8_panel_fill(panel + v * VL, w, scales, p->C);
+    }
+}
+
 // panel (LANE_PAIRS, steps, 2, TALL_COLUMNS): lanes i and i + LANE_PAIRS of every step of the weights' rows o, o + 1, ...
 INLINE void panel_fill(float* panel, const Product* p, size_t o, Arithmetic arithmetic) {
+    if (arithmetic == INT8_BY_INT8) {
+        panel_fill_q8(panel, p, o);
+        return;
+    }
     size_t steps = num_steps(arithmetic, p->C);
     for (size_t v = 0; v < TALL_VECTORS; v++) {
         for (size_t s = 0; s < steps; s++) {
@@ -655,14 +546,18 @@ INLINE void ahead_request(Ahead* ahead) {
 }
 
 // sums (TALL_ROWS, TALL_VECTORS) = x (a packed group of rows) · panelᵀ
-INLINE void tall_tile(vf (*sums)[TALL_VECTORS], const float* x, const float* panel, size_t steps,
-                      Arithmetic arithmetic, Ahead* ahead) {
+INLINE void tall_tile(vf (*sums)[TALL_VECTORS], const float* x, const float* panel, size_t C, Arithmetic arithmetic,
+                      Ahead* ahead) {
     vf waiting[4][TALL_ROWS][TALL_VECTORS]; // sums of 2, 4, 8 lanes that their partners have yet to meet
     for (int n = 0, i = 0; n < LANE_PAIRS; n++) {
         vf sum[TALL_ROWS][TALL_VECTORS];
         ahead_request(ahead);
-        tall_pair(sum, x + (size_t)i * steps * 2 * TALL_ROWS, panel + (size_t)i * steps * 2 * TALL_COLUMNS, steps,
-                  arithmetic);
+        if (arithmetic == INT8_BY_INT8) {
+            q8_tall_pair(sum, x, panel, (size_t)i, q8_blocks(C));
+        } else {
+            size_t steps = num_steps(arithmetic, C), pair = (size_t)i * steps * 2;
+            tall_pair(sum, x + pair * TALL_ROWS, panel + pair * TALL_COLUMNS, steps, arithmetic);
+        }
         int level = 0;
         for (; n >> level & 1; level++) {
             UNROLL for (int r = 0; r < TALL_ROWS; r++) {
@@ -713,13 +608,12 @@ INLINE Ahead panel_ahead(const Product* p, size_t o, size_t R) {
 }
 
 INLINE void tall_columns(const Product* p, Arithmetic arithmetic, size_t R, size_t begin, float* panel) {
-    size_t steps = num_steps(arithmetic, p->C);
     vf sums[TALL_ROWS][TALL_VECTORS];
     for (size_t o = begin; o < p->end; o += TALL_COLUMNS) {
         panel_fill(panel, p, o, arithmetic);
         Ahead ahead = panel_ahead(p, o + TALL_COLUMNS, R);
         for (size_t r = 0; r < R; r += TALL_ROWS) {
-            tall_tile(sums, (const float*)(const void*)(p->inp + r * p->inp_bytes), panel, steps, arithmetic, &ahead);
+            tall_tile(sums, (const float*)(const void*)(p->inp + r * p->inp_bytes), panel, p->C, arithmetic, &ahead);
             tall_store(p, sums, r, R - r < TALL_ROWS ? R - r : TALL_ROWS, o);
         }
     }
@@ -727,10 +621,16 @@ INLINE void tall_columns(const Product* p, Arithmetic arithmetic, size_t R, size
 
 static size_t panel_bytes(DType dtype, size_t C) {
     Arithmetic arithmetic = arithmetic_of(dtype, C);
-    return arithmetic == INT8_BY_INT8 ? 0 : num_steps(arithmetic, C) * VL * TALL_COLUMNS * sizeof(float);
+    size_t floats = num_steps(arithmetic, C) * VL;
+    if (arithmetic == INT8_BY_INT8) floats = q8_blocks(C) * (LANE_STEPS + 1);
+    return floats * TALL_COLUMNS * sizeof(float);
 }
 
 static void group_row(void* group, size_t index, const void* packed_row, DType dtype, size_t C) {
+    if (arithmetic_of(dtype, C) == INT8_BY_INT8) {
+        q8_group_row(group, index, packed_row, C);
+        return;
+    }
     size_t steps = num_steps(arithmetic_of(dtype, C), C);
     float* out = (float*)group + index; // (LANE_PAIRS, steps, 2, TALL_ROWS), this row's
     const float* in = packed_row;       // (steps, 2, LANE_PAIRS)
@@ -750,10 +650,11 @@ static void matmul_tall(float* out, const void* inp, const Tensor* weight, const
     case WIDEN_F32: tall_columns(&p, WIDEN_F32, R, begin, panel); return;
     case WIDEN_BF16: tall_columns(&p, WIDEN_BF16, R, begin, panel); return;
     case WIDEN_F16: tall_columns(&p, WIDEN_F16, R, begin, panel); return;
+    case INT8_BY_INT8: tall_columns(&p, INT8_BY_INT8, R, begin, panel); return;
 #if defined(__AVX512BF16__)
     case BF16_BY_BF16: tall_columns(&p, BF16_BY_BF16, R, begin, panel); return;
 #endif
-    default: return; // panel_bytes() says that there is none
+    default: return;
     }
 }
 
