@@ -69,7 +69,7 @@ static int allowed_processors(cpu_set_t* allowed) {
     return CPU_COUNT(&set);
 }
 
-int cpu_processors(void) {
+static int cpu_processors(void) {
     int processors = allowed_processors(NULL);
     return processors > 0 ? processors : 1;
 }
@@ -83,6 +83,11 @@ int cpu_physical_cores(void) {
     }
     if (cores > 0) return cores;
     return cpu_processors(); // pinned to second threads only, or not known
+}
+
+int cpu_threads(int asked) {
+    int threads = asked > 0 ? asked : cpu_physical_cores(), processors = cpu_processors();
+    return threads < processors ? threads : processors;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
