@@ -58,10 +58,12 @@ endif
 KERNEL_FLAGS := -ffp-contract=fast
 FLAGS_portable :=
 ifeq ($(ARCH),x86_64)
-VARIANTS         := portable avx2 avx512 avx512bf16
+VARIANTS         := portable avx2 avxvnni avx512 avx512vnni avx512bf16
 FLAGS_avx2       := -mavx2 -mfma -mf16c
+FLAGS_avxvnni    := $(FLAGS_avx2) -mavxvnni
 FLAGS_avx512     := $(FLAGS_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512
-FLAGS_avx512bf16 := $(FLAGS_avx512) -mavx512bf16 -mavx512vnni
+FLAGS_avx512vnni := $(FLAGS_avx512) -mavx512vnni
+FLAGS_avx512bf16 := $(FLAGS_avx512vnni) -mavx512bf16
 else ifeq ($(ARCH),aarch64)
 VARIANTS         := portable dotprod
 FLAGS_dotprod    := -march=armv8.2-a+dotprod

@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -126,6 +126,71 @@ INLINE vf vf_gelu(vf x) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// binary16, transposition, and what Q8 weights need
+
+#if defined(__AVX512F__)
+INLINE vf f16_widen(const void* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+}
+#elif defined(__AVX2__) && defined(__F16C__)
+INLINE vf f16_widen(const void* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+}
+#elif defined(__aarch64__)
+INLINE vf f16_widen(const void* p) {
+    return (vf)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t*)p)));
+}
+#else
+// Exponent and mantissa move into place and 2^112 corrects the bias, exactly, subnormals included; exponent 31
+// (infinity, NaN) becomes 255.
+INLINE vf f16_widen(const void* p) {
+    vh half;
+    memcpy(&half, p, sizeof half);
+    vu bits = __builtin_convertvector(half, vu);
+    vu magnitude = (bits & 0x7fff) << 13;
+    vu special = (vu)((vi)(magnitude >= 0x0f800000)) & 0x7f800000;
+    vf scaled = (vf)magnitude * 0x1p112f;
+    return (vf)((vu)scaled | special | (bits & 0x8000) << 16);
+}
+#endif
+
+// A tile is TALL_ROWS rows by TALL_COLUMNS columns, for one pair of such lanes.
+enum { TALL_VECTORS = 2, TALL_COLUMNS = TALL_VECTORS * VL, TALL_ROWS = NR, LANE_PAIRS = VL / 2 };
+
+// Lane l of the two rows of a transposition that exchange blocks of D lanes.
+#define LOW(l, D)       ((l) & (D) ? VL + (l) - (D) : (l))
+#define HIGH(l, D)      ((l) & (D) ? VL + (l) : (l) + (D))
+#define LANES4(F, l, D) F(l, D), F((l) + 1, D), F((l) + 2, D), F((l) + 3, D)
+#if defined(__AVX512F__)
+#define LANES(F, D) LANES4(F, 0, D), LANES4(F, 4, D), LANES4(F, 8, D), LANES4(F, 12, D)
+#elif defined(__AVX2__)
+#define LANES(F, D) LANES4(F, 0, D), LANES4(F, 4, D)
+#else
+#define LANES(F, D) LANES4(F, 0, D)
+#endif
+#define TRANSPOSE_BLOCKS(D)                                                                                            \
+    UNROLL for (int r = 0; r < VL; r++) {                                                                              \
+        if (r & (D)) continue;                                                                                         \
+        vf a = rows[r], b = rows[r | (D)];                                                                             \
+        rows[r] = SHUFFLE(a, b, LANES(LOW, D));                                                                        \
+        rows[r | (D)] = SHUFFLE(a, b, LANES(HIGH, D));                                                                 \
+    }
+
+// rows (VL, VL) transposed.
+INLINE void transpose(vf* rows) {
+#if defined(__AVX512F__)
+    TRANSPOSE_BLOCKS(8)
+#endif
+#if defined(__AVX512F__) || defined(__AVX2__)
+    TRANSPOSE_BLOCKS(4)
+#endif
+    TRANSPOSE_BLOCKS(2)
+    TRANSPOSE_BLOCKS(1)
+}
+
+#include "cpu_q8.h"
+
+// ---------------------------------------------------------------------------------------------------------------------
 // packed activations
 
 // How a product with weights of some dtype is computed.
@@ -157,30 +222,12 @@ INLINE size_t padded(size_t C) {
     return (C + PAD - 1) / PAD * PAD;
 }
 
-// A packed row for Q8 weights: padded(C) int8, then one f32 scale per block, padded to 64 bytes.
+// A packed row for Q8 weights may become part of a group, which has more bytes: see cpu_q8.h.
 static size_t packed_row_bytes(DType dtype, size_t C) {
     switch (arithmetic_of(dtype, C)) {
-    case INT8_BY_INT8: return padded(C) + padded(padded(C) / Q8_BLOCK) * sizeof(float);
+    case INT8_BY_INT8: return q8_padded_blocks(C) * Q8_BLOCK_BYTES;
     case BF16_BY_BF16: return padded(C) * sizeof(uint16_t);
     default: return padded(C) * sizeof(float);
-    }
-}
-
-static void pack_q8(int8_t* out, float* scales, const float* in, size_t C) {
-    memset(out, 0, padded(C));
-    for (size_t start = 0; start < padded(C); start += Q8_BLOCK) {
-        size_t n = start >= C ? 0 : C - start < Q8_BLOCK ? C - start : Q8_BLOCK;
-        float largest = 0;
-        for (size_t i = 0; i < n; i++) {
-            float magnitude = fabsf(in[start + i]);
-            largest = magnitude > largest ? magnitude : largest;
-        }
-        float inverse = largest > 0 ? 127 / largest : 0;
-        scales[start / Q8_BLOCK] = largest / 127;
-        for (size_t i = 0; i < n; i++) {
-            // adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits
-            out[start + i] = (int8_t)(f32_bits(in[start + i] * inverse + 12582912.0f) & 0xff);
-        }
     }
 }
 
@@ -196,7 +243,7 @@ static void pack_f32(float* out, const float* in, size_t C) {
 
 static void pack_row(void* out, const float* in, DType dtype, size_t C) {
     switch (arithmetic_of(dtype, C)) {
-    case INT8_BY_INT8: pack_q8(out, (float*)((char*)out + padded(C)), in, C); return;
+    case INT8_BY_INT8: pack_q8(out, in, C); return;
     case BF16_BY_BF16: pack_bf16(out, in, C); return;
     default: pack_f32(out, in, C); return;
     }
@@ -204,32 +251,6 @@ static void pack_row(void* out, const float* in, DType dtype, size_t C) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 // dot products with f32, bf16 and f16 weights
-
-#if defined(__AVX512F__)
-INLINE vf f16_widen(const void* p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
-}
-#elif defined(__AVX2__) && defined(__F16C__)
-INLINE vf f16_widen(const void* p) {
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
-}
-#elif defined(__aarch64__)
-INLINE vf f16_widen(const void* p) {
-    return (vf)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t*)p)));
-}
-#else
-// Exponent and mantissa move into place and 2^112 corrects the bias, exactly, subnormals included; exponent 31
-// (infinity, NaN) becomes 255.
-INLINE vf f16_widen(const void* p) {
-    vh half;
-    memcpy(&half, p, sizeof half);
-    vu bits = __builtin_convertvector(half, vu);
-    vu magnitude = (bits & 0x7fff) << 13;
-    vu special = (vu)((vi)(magnitude >= 0x0f800000)) & 0x7f800000;
-    vf scaled = (vf)magnitude * 0x1p112f;
-    return (vf)((vu)scaled | special | (bits & 0x8000) << 16);
-}
-#endif
 
 // n floats rounded to binary16.
 #if defined(__AVX512F__)
@@ -284,108 +305,6 @@ INLINE void dot_tile(v4f* sums, const char* const* w, const char* const* x, size
         UNROLL for (int m = 0; m < MR; m++) {
             UNROLL for (int n = 0; n < nr; n++) acc[n][m] =
                 dot_add(acc[n][m], last[m], x[n] + steps * x_step, arithmetic);
-        }
-    }
-    UNROLL for (int n = 0; n < nr; n++) sums[n] = sum_lanes4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// dot products with Q8 weights
-
-// Lane i of int8_dot: the sum of w[4 i .. 4 i + 3] * x[4 i .. 4 i + 3], all int8 in [-127, 127], exactly.
-#if defined(__AVX512VNNI__)
-// The instruction wants one factor unsigned: x · w = (x + 128) · w - 128 · w. The second term belongs to the weights
-// alone and is computed once for all activations they meet.
-INLINE vi int8_weights_term(const void* w) {
-    __m512i high_bits = _mm512_set1_epi8((char)0x80), zero = _mm512_setzero_si512();
-    return (vi)_mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, high_bits, _mm512_loadu_si512(w)));
-}
-INLINE vi int8_dot(const void* w, vi weights_term, const void* x) {
-    __m512i shifted = _mm512_xor_si512(_mm512_loadu_si512(x), _mm512_set1_epi8((char)0x80));
-    return (vi)_mm512_dpbusd_epi32((__m512i)weights_term, shifted, _mm512_loadu_si512(w));
-}
-#elif defined(__ARM_FEATURE_DOTPROD)
-INLINE vi int8_weights_term(const void* w) {
-    return (void)w, (vi){0};
-}
-INLINE vi int8_dot(const void* w, vi weights_term, const void* x) {
-    return (vi)vdotq_s32((int32x4_t)weights_term, vld1q_s8(w), vld1q_s8(x));
-}
-#else
-// Products of two and their sums of two fit into 16 bits (2 * 127 * 127 < 2^15), so no step can overflow.
-INLINE vi int8_weights_term(const void* w) {
-    return (void)w, (vi){0};
-}
-INLINE vi int8_dot(const void* w, vi weights_term, const void* x) {
-    typedef int16_t vs __attribute__((vector_size(4 * VL)));
-    vs ws, xs;
-    memcpy(&ws, w, sizeof ws);
-    memcpy(&xs, x, sizeof xs);
-    vs even = (ws << 8 >> 8) * (xs << 8 >> 8), odd = (ws >> 8) * (xs >> 8);
-    vi pairs = (vi)(even + odd);
-    return weights_term + (pairs << 16 >> 16) + (pairs >> 16);
-}
-#endif
-
-enum { SCALE_CHUNK = 16 };                  // blocks whose scales are widened at once
-enum { CHUNK_ELEMENTS = SCALE_CHUNK * 32 }; // and the elements they cover
-
-// From the scales of a chunk, those of the blocks that the vector of 4 VL elements at `element` of the chunk covers: one
-// for each lane of int8_dot.
-INLINE vf lane_scales(const float* scales, size_t element) {
-    const float* s = scales + element / Q8_BLOCK;
-#if defined(__AVX512F__)
-    return _mm512_mask_broadcastss_ps(_mm512_set1_ps(s[0]), 0xff00, _mm_load_ss(s + 1));
-#else
-    return vf_set(s[0]);
-#endif
-}
-
-// One vector of 4 VL elements of MR rows of weights with nr rows of activations, at `element` of a chunk.
-INLINE void q8_step(vf acc[NR][MR], const char* const* w, const float (*w_scales)[SCALE_CHUNK], const char* const* x,
-                    const float* const* x_scales, size_t element, int nr) {
-    UNROLL for (int m = 0; m < MR; m++) {
-        vi weights_term = int8_weights_term(w[m]);
-        vf w_scale = lane_scales(w_scales[m], element);
-        UNROLL for (int n = 0; n < nr; n++) {
-            vf products = __builtin_convertvector(int8_dot(w[m], weights_term, x[n]), vf);
-            acc[n][m] += products * (w_scale * lane_scales(x_scales[n], element));
-        }
-    }
-}
-
-// As dot_tile, with Q8 weights: sums (nr, MR) = Σ over blocks of scale_w · scale_x · (int8 dot product of the block).
-// Row m of the weights has its scales at w_scales[m]; a packed row of activations has them behind its elements.
-INLINE void q8_tile(v4f* sums, const char* const* w, const uint16_t* const* w_scales, const char* const* x, size_t C,
-                    size_t next, int nr) {
-    vf acc[NR][MR] = {{{0}}};
-    const char *w_at[MR], *x_at[NR];
-    const float* x_scales[NR];
-    size_t stride = dtype_row_stride(DTYPE_Q8, C), whole = stride / (4 * VL) * (4 * VL);
-    for (size_t start = 0; start < stride; start += CHUNK_ELEMENTS) {
-        float scales[MR][SCALE_CHUNK];
-        size_t blocks = stride - start < CHUNK_ELEMENTS ? (stride - start) / Q8_BLOCK : SCALE_CHUNK;
-        UNROLL for (int m = 0; m < MR; m++) {
-            uint16_t half[SCALE_CHUNK] = {0};
-            if (blocks == SCALE_CHUNK) memcpy(half, w_scales[m] + start / Q8_BLOCK, sizeof half);
-            else memcpy(half, w_scales[m] + start / Q8_BLOCK, blocks * sizeof *half);
-            UNROLL for (int i = 0; i < SCALE_CHUNK; i += VL) vf_store(scales[m] + i, f16_widen(half + i));
-        }
-        UNROLL for (int n = 0; n < nr; n++) x_scales[n] = (const float*)(x[n] + padded(C)) + start / Q8_BLOCK;
-        size_t end = start + blocks * Q8_BLOCK < whole ? start + blocks * Q8_BLOCK : whole;
-        for (size_t k = start; k < end; k += 4 * VL) {
-            UNROLL for (int m = 0; m < MR; m++) {
-                w_at[m] = w[m] + k;
-                if (nr == 1) __builtin_prefetch(w_at[m] + next);
-            }
-            UNROLL for (int n = 0; n < nr; n++) x_at[n] = x[n] + k;
-            q8_step(acc, w_at, scales, x_at, x_scales, k - start, nr);
-        }
-        if (start + blocks * Q8_BLOCK == stride && whole < stride) { // half a vector of one block is left
-            char last[MR][4 * VL] = {{0}};
-            UNROLL for (int m = 0; m < MR; m++) w_at[m] = memcpy(last[m], w[m] + whole, stride - whole);
-            UNROLL for (int n = 0; n < nr; n++) x_at[n] = x[n] + whole;
-            q8_step(acc, w_at, scales, x_at, x_scales, whole - start, nr);
         }
     }
     UNROLL for (int n = 0; n < nr; n++) sums[n] = sum_lanes4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
@@ -525,40 +444,6 @@ static void matmul(float* out, const void* inp, const Tensor* weight, const floa
 // as above: what would be lane i of its sum is made for one i after the other, in an order in which each meets its
 // partner of sum_lanes4 as early as possible.
 
-// A tile is TALL_ROWS rows by TALL_COLUMNS columns, for one pair of such lanes.
-enum { TALL_VECTORS = 2, TALL_COLUMNS = TALL_VECTORS * VL, TALL_ROWS = NR, LANE_PAIRS = VL / 2 };
-
-// Lane l of the two rows of a transposition that exchange blocks of D lanes.
-#define LOW(l, D)       ((l) & (D) ? VL + (l) - (D) : (l))
-#define HIGH(l, D)      ((l) & (D) ? VL + (l) : (l) + (D))
-#define LANES4(F, l, D) F(l, D), F((l) + 1, D), F((l) + 2, D), F((l) + 3, D)
-#if defined(__AVX512F__)
-#define LANES(F, D) LANES4(F, 0, D), LANES4(F, 4, D), LANES4(F, 8, D), LANES4(F, 12, D)
-#elif defined(__AVX2__)
-#define LANES(F, D) LANES4(F, 0, D), LANES4(F, 4, D)
-#else
-#define LANES(F, D) LANES4(F, 0, D)
-#endif
-#define TRANSPOSE_BLOCKS(D)                                                                                            \
-    UNROLL for (int r = 0; r < VL; r++) {                                                                              \
-        if (r & (D)) continue;                                                                                         \
-        vf a = rows[r], b = rows[r | (D)];                                                                             \
-        rows[r] = SHUFFLE(a, b, LANES(LOW, D));                                                                        \
-        rows[r | (D)] = SHUFFLE(a, b, LANES(HIGH, D));                                                                 \
-    }
-
-// rows (VL, VL) transposed.
-INLINE void transpose(vf* rows) {
-#if defined(__AVX512F__)
-    TRANSPOSE_BLOCKS(8)
-#endif
-#if defined(__AVX512F__) || defined(__AVX2__)
-    TRANSPOSE_BLOCKS(4)
-#endif
-    TRANSPOSE_BLOCKS(2)
-    TRANSPOSE_BLOCKS(1)
-}
-
 // Elements of a row that one vector of a product takes in, and how many such steps C elements are.
 INLINE size_t step_elements(Arithmetic arithmetic) {
     return arithmetic == BF16_BY_BF16 ? 2 * VL : VL;
@@ -591,8 +476,25 @@ INLINE void panel_step(vf* rows, const Product* p, size_t o, size_t s, Arithmeti
     transpose(rows);
 }
 
+// The rows of weights from o on, and their scales, into a panel of Q8 weights.
+INLINE void panel_fill_q8(float* panel, const Product* p, size_t o) {
+    for (size_t v = 0; v < TALL_VECTORS; v++) {
+        const char* w[VL];
+        const uint16_t* scales[VL];
+        for (size_t l = 0, row = o + v * VL; l < VL; l++, row++) {
+            w[l] = row < p->end ? p->weight + row * p->weight_bytes : NULL;
+            scales[l] = row < p->end ? p->scales + row * p->num_scales : NULL;
+        }
+        q8_panel_fill(panel + v * VL, w, scales, p->C);
+    }
+}
+
 // panel (LANE_PAIRS, steps, 2, TALL_COLUMNS): lanes i and i + LANE_PAIRS of every step of the weights' rows o, o + 1, ...
 INLINE void panel_fill(float* panel, const Product* p, size_t o, Arithmetic arithmetic) {
+    if (arithmetic == INT8_BY_INT8) {
+        panel_fill_q8(panel, p, o);
+        return;
+    }
     size_t steps = num_steps(arithmetic, p->C);
     for (size_t v = 0; v < TALL_VECTORS; v++) {
         for (size_t s = 0; s < steps; s++) {
@@ -632,14 +534,30 @@ INLINE void tall_pair(vf (*sums)[TALL_VECTORS], const float* x, const float* w, 
     }
 }
 
+// Weights that the next panel is made of, requested piece by piece while this one is worked with.
+typedef struct {
+    const char *at, *end;
+    size_t piece;
+} Ahead;
+
+INLINE void ahead_request(Ahead* ahead) {
+    const char* end = (size_t)(ahead->end - ahead->at) < ahead->piece ? ahead->end : ahead->at + ahead->piece;
+    for (; ahead->at < end; ahead->at += 64) __builtin_prefetch(ahead->at, 0, 2);
+}
+
 // sums (TALL_ROWS, TALL_VECTORS) = x (a packed group of rows) · panelᵀ
-INLINE void tall_tile(vf (*sums)[TALL_VECTORS], const float* x, const float* panel, size_t steps,
-                      Arithmetic arithmetic) {
+INLINE void tall_tile(vf (*sums)[TALL_VECTORS], const float* x, const float* panel, size_t C, Arithmetic arithmetic,
+                      Ahead* ahead) {
     vf waiting[4][TALL_ROWS][TALL_VECTORS]; // sums of 2, 4, 8 lanes that their partners have yet to meet
     for (int n = 0, i = 0; n < LANE_PAIRS; n++) {
         vf sum[TALL_ROWS][TALL_VECTORS];
-        tall_pair(sum, x + (size_t)i * steps * 2 * TALL_ROWS, panel + (size_t)i * steps * 2 * TALL_COLUMNS, steps,
-                  arithmetic);
+        ahead_request(ahead);
+        if (arithmetic == INT8_BY_INT8) {
+            q8_tall_pair(sum, x, panel, (size_t)i, q8_blocks(C));
+        } else {
+            size_t steps = num_steps(arithmetic, C), pair = (size_t)i * steps * 2;
+            tall_pair(sum, x + pair * TALL_ROWS, panel + pair * TALL_COLUMNS, steps, arithmetic);
+        }
         int level = 0;
         for (; n >> level & 1; level++) {
             UNROLL for (int r = 0; r < TALL_ROWS; r++) {
@@ -681,13 +599,21 @@ INLINE void tall_store(const Product* p, vf (*sums)[TALL_VECTORS], size_t r, siz
     }
 }
 
+// What R rows of activations can request of the panel of the weights' rows o, o + 1, ..., which may be another call's.
+INLINE Ahead panel_ahead(const Product* p, size_t o, size_t R) {
+    size_t rows = o > p->OC ? 0 : p->OC - o < TALL_COLUMNS ? p->OC - o : TALL_COLUMNS;
+    size_t bytes = rows * p->weight_bytes, requests = (R + TALL_ROWS - 1) / TALL_ROWS * LANE_PAIRS;
+    const char* at = p->weight + (p->OC < o ? p->OC : o) * p->weight_bytes;
+    return (Ahead){.at = at, .end = at + bytes, .piece = (bytes / requests + 64) / 64 * 64};
+}
+
 INLINE void tall_columns(const Product* p, Arithmetic arithmetic, size_t R, size_t begin, float* panel) {
-    size_t steps = num_steps(arithmetic, p->C);
     vf sums[TALL_ROWS][TALL_VECTORS];
     for (size_t o = begin; o < p->end; o += TALL_COLUMNS) {
         panel_fill(panel, p, o, arithmetic);
+        Ahead ahead = panel_ahead(p, o + TALL_COLUMNS, R);
         for (size_t r = 0; r < R; r += TALL_ROWS) {
-            tall_tile(sums, (const float*)(const void*)(p->inp + r * p->inp_bytes), panel, steps, arithmetic);
+            tall_tile(sums, (const float*)(const void*)(p->inp + r * p->inp_bytes), panel, p->C, arithmetic, &ahead);
             tall_store(p, sums, r, R - r < TALL_ROWS ? R - r : TALL_ROWS, o);
         }
     }
@@ -695,10 +621,16 @@ INLINE void tall_columns(const Product* p, Arithmetic arithmetic, size_t R, size
 
 static size_t panel_bytes(DType dtype, size_t C) {
     Arithmetic arithmetic = arithmetic_of(dtype, C);
-    return arithmetic == INT8_BY_INT8 ? 0 : num_steps(arithmetic, C) * VL * TALL_COLUMNS * sizeof(float);
+    size_t floats = num_steps(arithmetic, C) * VL;
+    if (arithmetic == INT8_BY_INT8) floats = q8_blocks(C) * (LANE_STEPS + 1);
+    return floats * TALL_COLUMNS * sizeof(float);
 }
 
 static void group_row(void* group, size_t index, const void* packed_row, DType dtype, size_t C) {
+    if (arithmetic_of(dtype, C) == INT8_BY_INT8) {
+        q8_group_row(group, index, packed_row, C);
+        return;
+    }
     size_t steps = num_steps(arithmetic_of(dtype, C), C);
     float* out = (float*)group + index; // (LANE_PAIRS, steps, 2, TALL_ROWS), this row's
     const float* in = packed_row;       // (steps, 2, LANE_PAIRS)
@@ -718,10 +650,11 @@ static void matmul_tall(float* out, const void* inp, const Tensor* weight, const
     case WIDEN_F32: tall_columns(&p, WIDEN_F32, R, begin, panel); return;
     case WIDEN_BF16: tall_columns(&p, WIDEN_BF16, R, begin, panel); return;
     case WIDEN_F16: tall_columns(&p, WIDEN_F16, R, begin, panel); return;
+    case INT8_BY_INT8: tall_columns(&p, INT8_BY_INT8, R, begin, panel); return;
 #if defined(__AVX512BF16__)
     case BF16_BY_BF16: tall_columns(&p, BF16_BY_BF16, R, begin, panel); return;
 #endif
-    default: return; // panel_bytes() says that there is none
+    default: return;
     }
 }
 

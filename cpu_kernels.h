@@ -45,9 +45,9 @@ typedef struct {
     void (*matmul)(float* out, const void* inp, const Tensor* weight, const float* bias, size_t R, size_t C, size_t OC,
                    size_t begin, size_t end, Epilogue epilogue);
 
-    // The same product, bit by bit, for many rows, from TALL_PRODUCT on the faster way. Packed rows are put into groups
+    // The same product, bit by bit, for many rows, from tall_product_rows on the faster way. Packed rows are put into groups
     // of `group_rows`, as many bytes as the rows have, by group_row (NULL for a row that is not there); `panel` is
-    // scratch of panel_bytes, 0 for dtypes that have no such product.
+    // scratch of panel_bytes.
     size_t group_rows;
     size_t (*panel_bytes)(DType dtype, size_t C);
     void (*group_row)(void* group, size_t index, const void* packed_row, DType dtype, size_t C);
@@ -70,8 +70,11 @@ typedef struct {
 
 enum { ATTENTION_MAX_QUERIES = 8 };
 
-// Rows from which on filling panels pays, and columns of which every variant fills whole panels.
-enum { TALL_PRODUCT = 32, TALL_PRODUCT_COLUMNS = 32 };
+// Columns of which every variant fills whole panels, and rows from which on that pays (measured: dev/CPU.md).
+enum { TALL_PRODUCT_COLUMNS = 32 };
+static inline size_t tall_product_rows(DType dtype) {
+    return dtype == DTYPE_Q8 ? 5 : dtype == DTYPE_BF16 ? 8 : 16;
+}
 
 // The variant of that name, or the best that the processor has for NULL; NULL when it is unknown or not supported here.
 const CpuKernels* cpu_kernels_select(const char* name);

@@ -142,8 +142,7 @@ static bool fit_options(Generation* g, Error* error) {
     if (options->stride > g->context) {
         return fail(error, "--stride: %d is more than the %d tokens of the context", options->stride, g->context);
     }
-    g->threads = options->threads > 0 ? options->threads : cpu_physical_cores();
-    if (g->threads > cpu_processors()) g->threads = cpu_processors();
+    g->threads = cpu_threads(options->threads);
     return true;
 }
 

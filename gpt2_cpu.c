@@ -22,7 +22,8 @@
 // chunk: with 256 rows that is some percent of the arithmetic.
 enum { CHUNK = 256 };
 
-// Up to this many rows each thread packs all activations for itself: cheaper than sharing the work and then waiting.
+// Up to this many rows each thread packs all activations for itself: cheaper than sharing the work and then waiting. No
+// tall product has so few.
 enum { ROWS_PACKED_ALONE = 4 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -68,7 +69,7 @@ static int allowed_processors(cpu_set_t* allowed) {
     return CPU_COUNT(&set);
 }
 
-int cpu_processors(void) {
+static int cpu_processors(void) {
     int processors = allowed_processors(NULL);
     return processors > 0 ? processors : 1;
 }
@@ -82,6 +83,11 @@ int cpu_physical_cores(void) {
     }
     if (cores > 0) return cores;
     return cpu_processors(); // pinned to second threads only, or not known
+}
+
+int cpu_threads(int asked) {
+    int threads = asked > 0 ? asked : cpu_physical_cores(), processors = cpu_processors();
+    return threads < processors ? threads : processors;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -210,7 +216,7 @@ static bool cpu_allocate(Device* d, Error* error) {
     d->scores_floats = ATTENTION_MAX_QUERIES * round_up(T, KEY_BLOCK);
     size_t short_panel = d->kernels->panel_bytes(d->model->dtype, C);
     size_t long_panel = d->kernels->panel_bytes(d->model->dtype, 4 * C);
-    d->panel_bytes = R < TALL_PRODUCT ? 0 : short_panel > long_panel ? short_panel : long_panel;
+    d->panel_bytes = R < tall_product_rows(d->model->dtype) ? 0 : short_panel > long_panel ? short_panel : long_panel;
     return (d->cache = allocate(heads, d->key_bytes + d->value_bytes, "KV cache (a smaller -n, --ctx or -b needs less)",
                                 error)) &&
            (d->x = allocate(R, C * sizeof(float), "activations", error)) &&
@@ -412,7 +418,7 @@ static void matmul_tall(const Stage* s, float* out, const char* packed, const Te
 static void linear(const Stage* s, float* out, const float* inp, Norm norm, const Tensor* weight, const float* bias,
                    size_t R, size_t C, size_t OC, Epilogue epilogue) {
     const Device* d = s->d;
-    bool is_tall = R >= TALL_PRODUCT && d->panel_bytes > 0;
+    bool is_tall = R >= tall_product_rows(d->model->dtype);
     const void* packed = pack(s, inp, R, C, norm, is_tall);
     size_t begin, end;
     if (is_tall) {

@@ -84,8 +84,9 @@ bool cpu_head(float* logits, const float* hidden, int R, const GPT2Model* model,
 // Physical cores that this process may run on: the default for num_threads.
 int cpu_physical_cores(void);
 
-// Processors that this process may run on; more threads than these only wait for each other.
-int cpu_processors(void);
+// The number of threads to run with when `asked` are asked for, 0 for the default: no more than there are processors
+// that this process may run on, for more would only wait for each other.
+int cpu_threads(int asked);
 
 // What there is to know about a GPU before it is opened.
 typedef struct {

@@ -46,6 +46,7 @@ enum { SUMS = 14 };
 #define FMA_256(s)       s = _mm256_fmadd_ps(s, a, b);
 #define FMA_512(s)       s = _mm512_fmadd_ps(s, a, b);
 #define DPBF16_512(s)    s = _mm512_dpbf16_ps(s, (__m512bh)a, (__m512bh)b);
+#define DPBUSD_256(s)    s = _mm256_dpbusd_avx_epi32(s, a, b);
 #define DPBUSD_512(s)    s = _mm512_dpbusd_epi32(s, a, b);
 // without an instruction of their own, dot products of int8 are three
 #define MADD_256(s) s = _mm256_add_epi32(s, _mm256_madd_epi16(_mm256_maddubs_epi16(s, a), b));
@@ -55,6 +56,7 @@ CHAIN_LOOP(f32_avx2, TARGET("avx2,fma"), __m256, "x", _mm256_set1_ps(1), _mm256_
 CHAIN_LOOP(f32_avx512, TARGET("avx512f"), __m512, "v", _mm512_set1_ps(1), _mm512_set1_ps(0.5f), FMA_512)
 CHAIN_LOOP(bf16_dot, TARGET("avx512f,avx512bf16"), __m512, "v", _mm512_set1_ps(1), _mm512_set1_ps(0.5f), DPBF16_512)
 CHAIN_LOOP(int8_avx2, TARGET("avx2"), __m256i, "x", _mm256_set1_epi8(1), _mm256_set1_epi8(1), MADD_256)
+CHAIN_LOOP(int8_avxvnni, TARGET("avx2,avxvnni"), __m256i, "x", _mm256_set1_epi8(1), _mm256_set1_epi8(1), DPBUSD_256)
 CHAIN_LOOP(int8_avx512, TARGET("avx512f,avx512bw"), __m512i, "v", _mm512_set1_epi8(1), _mm512_set1_epi8(1), MADD_512)
 CHAIN_LOOP(int8_dot, TARGET("avx512f,avx512vnni"), __m512i, "v", _mm512_set1_epi8(1), _mm512_set1_epi8(1), DPBUSD_512)
 #elif defined(__aarch64__)
@@ -130,7 +132,9 @@ static const Variant variants[] = {
 #define AVX512                                                                                                         \
     { f32_avx512, 2 * 16 }
     {"avx512bf16", read_avx512, AVX512, {AVX512, {bf16_dot, 2 * 32}, AVX512, {int8_dot, 2 * 64}}},
+    {"avx512vnni", read_avx512, AVX512, {AVX512, AVX512, AVX512, {int8_dot, 2 * 64}}},
     {"avx512", read_avx512, AVX512, {AVX512, AVX512, AVX512, {int8_avx512, 2 * 64}}},
+    {"avxvnni", read_avx2, AVX2, {AVX2, AVX2, AVX2, {int8_avxvnni, 2 * 32}}},
     {"avx2", read_avx2, AVX2, {AVX2, AVX2, AVX2, {int8_avx2, 2 * 32}}},
     {"portable", read_baseline, SSE, {SSE, SSE, SSE, SSE}},
 #elif defined(__aarch64__)

@@ -156,8 +156,8 @@ void bench_threads(const Bench* b) {
     Row alone[THREAD_COUNTS] = {{0}}, beside[THREAD_COUNTS] = {{0}};
     Error error;
     for (int c = 0; c < THREAD_COUNTS; c++) {
-        DeviceOptions options = {
-            .max_seq_len = 32, .max_batch = 1, .num_threads = counts[c], .kernels = b->options->kernels};
+        DeviceOptions options = {.max_seq_len = 32, .max_batch = 1, .kernels = b->options->kernels};
+        options.num_threads = cpu_threads(counts[c]);
         devices[c] = gpt2_cpu.open(&b->model, &options, &error);
         if (devices[c] == NULL) die(&error);
     }

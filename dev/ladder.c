@@ -490,6 +490,7 @@ static void prefill_steps(Ladder* l, Gemm* g, float* before) {
         {"the program's tiles, bf16", gemm_kernels, DTYPE_BF16, 1e-2},
         {"transposed panels, bf16", gemm_tall, DTYPE_BF16, 0},
         {"the program's tiles, q8", gemm_kernels, DTYPE_Q8, 3e-2},
+        {"transposed panels, q8", gemm_tall, DTYPE_Q8, 0},
     };
     size_t n = g->R * g->OC;
     for (int s = 0; s < (int)(sizeof steps / sizeof *steps); s++) {

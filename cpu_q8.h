@@ -1,0 +1,365 @@
+// Products with Q8 weights, for cpu_kernels.c, which includes this once per instruction set.
+//
+// A row of weights or activations is a sequence of blocks of 32 int8 with a scale each (Q8_BLOCK). The integer sum of a
+// block is exact, so it may be made in any order; what is rounded is
+//   lane j = Σ over the blocks b = j, j + VL, j + 2 VL, ... of sum_b · (scale_w · scale_x),
+// and then the VL lanes are added as everywhere (sum_lanes4). The product for few rows and the one for many make the
+// block sums in different ways and agree from there on, to the bit.
+#ifndef CPU_Q8_H
+#define CPU_Q8_H
+
+// ---------------------------------------------------------------------------------------------------------------------
+// sums of products of integers
+//
+// Two forms of each: int8_dot for two rows, whose elements lie in the same order, and lane_dot for the product with many
+// rows, where a lane is a column. That one takes 32 bits at a time, four int8 or two int16, whichever the processor
+// multiplies and adds at once.
+
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+// The instruction wants one factor unsigned: w · x = (w + 128) · x - 128 · x. The second term belongs to a block of
+// activations, which are packed with it.
+enum { INT8_SHIFT = 128, LANE_ELEMENTS = 4 };
+#if defined(__AVX512VNNI__)
+INLINE vi dot_quads(vi sum, vi w, vi x) {
+    return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
+}
+#else
+INLINE vi dot_quads(vi sum, vi w, vi x) {
+    return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, (__m256i)x);
+}
+#endif
+INLINE vi lane_dot(vi sum, vi w, vi x) {
+    return dot_quads(sum, w, x);
+}
+INLINE vi int8_dot(vi w, vi x) {
+    return dot_quads((vi){0}, w ^ (int32_t)0x80808080, x);
+}
+#elif defined(__ARM_FEATURE_DOTPROD)
+enum { INT8_SHIFT = 0, LANE_ELEMENTS = 4 };
+INLINE vi lane_dot(vi sum, vi w, vi x) {
+    return (vi)vdotq_s32((int32x4_t)sum, (int8x16_t)w, (int8x16_t)x);
+}
+INLINE vi int8_dot(vi w, vi x) {
+    return lane_dot((vi){0}, w, x);
+}
+#else
+enum { INT8_SHIFT = 0, LANE_ELEMENTS = 2 };
+typedef int16_t vs __attribute__((vector_size(4 * VL)));
+#if defined(__AVX512F__)
+INLINE vi dot_pairs(vs w, vs x) {
+    return (vi)_mm512_madd_epi16((__m512i)w, (__m512i)x);
+}
+#elif defined(__AVX2__)
+INLINE vi dot_pairs(vs w, vs x) {
+    return (vi)_mm256_madd_epi16((__m256i)w, (__m256i)x);
+}
+#elif defined(__SSE2__)
+INLINE vi dot_pairs(vs w, vs x) {
+    return (vi)_mm_madd_epi16((__m128i)w, (__m128i)x);
+}
+#else
+INLINE vi dot_pairs(vs w, vs x) {
+    return ((vi)w << 16 >> 16) * ((vi)x << 16 >> 16) + ((vi)w >> 16) * ((vi)x >> 16);
+}
+#endif
+INLINE vi lane_dot(vi sum, vi w, vi x) {
+    return sum + dot_pairs((vs)w, (vs)x);
+}
+// Of four int8 a lane, those with even and those with odd numbers, as two int16.
+INLINE vi even_elements(vi quads) {
+    return (vi)((vs)quads << 8 >> 8);
+}
+INLINE vi odd_elements(vi quads) {
+    return (vi)((vs)quads >> 8);
+}
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// |x| and w with the sign of x are multiplied and added in pairs: at most 2 · 127 · 127, which fits into 16 bits.
+INLINE vi int8_dot(vi w, vi x) {
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)x), _mm256_sign_epi8((__m256i)w, (__m256i)x));
+    return (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+#else
+INLINE vi int8_dot(vi w, vi x) {
+    return lane_dot(lane_dot((vi){0}, even_elements(w), even_elements(x)), odd_elements(w), odd_elements(x));
+}
+#endif
+#endif
+
+INLINE vi vi_load(const void* p) {
+    vi v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// packed activations
+
+enum { Q8_PAD = 512 };                          // elements: whole units and whole vectors of scales for every VL
+enum { LANE_STEPS = Q8_BLOCK / LANE_ELEMENTS }; // 32-bit steps of a block
+enum { Q8_BLOCK_BYTES = (LANE_STEPS + 2) * 4 }; // of a block in a group of rows
+
+INLINE size_t q8_blocks(size_t C) {
+    return (C + Q8_BLOCK - 1) / Q8_BLOCK;
+}
+INLINE size_t q8_padded_blocks(size_t C) {
+    return (C + Q8_PAD - 1) / Q8_PAD * (Q8_PAD / Q8_BLOCK);
+}
+
+// A packed row: int8 elements, then for each block its scale, then what INT8_SHIFT adds to its sums, negated. Whatever
+// lies behind C is 0.
+typedef struct {
+    int8_t* elements;
+    float* scales;
+    int32_t* shifts;
+} Q8Row;
+
+INLINE Q8Row q8_row(const void* packed, size_t C) {
+    int8_t* elements = (int8_t*)(uintptr_t)packed;
+    size_t blocks = q8_padded_blocks(C);
+    float* scales = (float*)(void*)(elements + blocks * Q8_BLOCK);
+    return (Q8Row){elements, scales, (int32_t*)(void*)(scales + blocks)};
+}
+
+static void pack_q8(void* out, const float* in, size_t C) {
+    Q8Row row = q8_row(out, C);
+    memset(out, 0, q8_padded_blocks(C) * (Q8_BLOCK + 8));
+    for (size_t b = 0; b < q8_blocks(C); b++) {
+        size_t start = b * Q8_BLOCK, n = C - start < Q8_BLOCK ? C - start : Q8_BLOCK;
+        float largest = 0;
+        int32_t sum = 0;
+        for (size_t i = 0; i < n; i++) {
+            float magnitude = fabsf(in[start + i]);
+            largest = magnitude > largest ? magnitude : largest;
+        }
+        float inverse = largest > 0 ? 127 / largest : 0;
+        for (size_t i = 0; i < n; i++) {
+            // adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits
+            row.elements[start + i] = (int8_t)(f32_bits(in[start + i] * inverse + 12582912.0f) & 0xff);
+            sum += row.elements[start + i];
+        }
+        row.scales[b] = largest / 127;
+        row.shifts[b] = -INT8_SHIFT * sum;
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// few rows
+
+// Four vectors of int8 are a unit, VL / 2 blocks; two units make VL block sums.
+enum { UNIT = 16 * VL };
+
+// Neighbouring lanes of a, then of b, added in pairs, within each 128 bits.
+#if defined(__AVX512F__)
+#define EVEN 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30
+#define ODD  1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31
+#elif defined(__AVX2__)
+#define EVEN 0, 2, 8, 10, 4, 6, 12, 14
+#define ODD  1, 3, 9, 11, 5, 7, 13, 15
+#else
+#define EVEN 0, 2, 4, 6
+#define ODD  1, 3, 5, 7
+#endif
+INLINE vi add_pairs(vi a, vi b) {
+    return SHUFFLE(a, b, EVEN) + SHUFFLE(a, b, ODD);
+}
+
+// Sums (rows) of a unit of each of some rows at w with one row of activations; `next`: see dot_tile.
+INLINE void unit_sums(vi* sums, const char* const* w, const char* x, size_t next, bool is_streamed) {
+    vi dots[4][MR];
+    UNROLL for (int i = 0; i < 4; i++) {
+        UNROLL for (int m = 0; m < MR; m++) {
+            if (is_streamed) __builtin_prefetch(w[m] + i * 4 * VL + next);
+            dots[i][m] = int8_dot(vi_load(w[m] + i * 4 * VL), vi_load(x + i * 4 * VL));
+        }
+    }
+    UNROLL for (int m = 0; m < MR; m++) {
+#if defined(__AVX2__)
+        sums[m] = add_pairs(add_pairs(dots[0][m], dots[1][m]), add_pairs(dots[2][m], dots[3][m]));
+#else
+        sums[m] = add_pairs(dots[0][m] + dots[1][m], dots[2][m] + dots[3][m]); // two vectors are one block
+#endif
+    }
+}
+
+// What unit_sums left of two units: the sums of VL blocks, in their order.
+INLINE vi join_units(vi a, vi b) {
+#if defined(__AVX512F__)
+    vi sums = SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+              SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    return SHUFFLE(sums, sums, 0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+#elif defined(__AVX2__)
+    return SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+#else
+    return add_pairs(a, b);
+#endif
+}
+
+// The first n of the scales, or VL of them if there are more, widened; 0 in the other lanes.
+INLINE vf scales_widen(const uint16_t* scales, size_t n) {
+#if defined(__AVX512F__)
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(n < VL ? (__mmask16)((1u << n) - 1) : 0xffff, scales));
+#else
+    uint16_t half[VL] = {0};
+    if (n >= VL) return f16_widen(scales);
+    memcpy(half, scales, n * sizeof *half);
+    return f16_widen(half);
+#endif
+}
+
+// Where the units of MR rows at k are: in place, or, at the end of the rows, copied to `last` with zeros behind.
+INLINE void units_at(const char** units, const char* const* rows, size_t k, size_t stride, char (*last)[UNIT]) {
+    UNROLL for (int m = 0; m < MR; m++) {
+        units[m] = rows[m] + k;
+        if (k >= stride || stride - k >= UNIT) continue;
+        memset(last[m], 0, UNIT);
+        units[m] = memcpy(last[m], rows[m] + k, stride - k);
+    }
+}
+
+enum { SCALES_AHEAD = 256 }; // bytes; they are streams of their own, 1/16 as fast as the weights' (dev/CPU.md)
+
+// As dot_tile, with Q8 weights, whose scales lie at w_scales (MR).
+INLINE void q8_tile(v4f* sums, const char* const* w, const uint16_t* const* w_scales, const char* const* x, size_t C,
+                    size_t next, int nr) {
+    vf acc[NR][MR] = {{{0}}};
+    size_t stride = dtype_row_stride(DTYPE_Q8, C), blocks = q8_blocks(C);
+    for (size_t k = 0; k < stride; k += 2 * UNIT) {
+        char last[2][MR][UNIT];
+        const char *first[MR], *second[MR];
+        units_at(first, w, k, stride, last[0]);
+        units_at(second, w, k + UNIT, stride, last[1]);
+        vf w_scale[MR];
+        size_t b = k / Q8_BLOCK;
+        UNROLL for (int m = 0; m < MR; m++) {
+            if (nr == 1) __builtin_prefetch((const char*)(w_scales[m] + b) + SCALES_AHEAD);
+            w_scale[m] = scales_widen(w_scales[m] + b, blocks - b);
+        }
+        UNROLL for (int n = 0; n < nr; n++) {
+            Q8Row row = q8_row(x[n], C);
+            const char* elements = (const char*)row.elements + k;
+            vi a[MR], z[MR] = {{0}};
+            unit_sums(a, first, elements, next, nr == 1);
+            if (stride - k > UNIT) unit_sums(z, second, elements + UNIT, next, nr == 1);
+            UNROLL for (int m = 0; m < MR; m++) {
+                vi sum = join_units(a[m], z[m]);
+                if (INT8_SHIFT != 0) sum += vi_load(row.shifts + b);
+                acc[n][m] += __builtin_convertvector(sum, vf) * (w_scale[m] * vf_load(row.scales + b));
+            }
+        }
+    }
+    UNROLL for (int n = 0; n < nr; n++) sums[n] = sum_lanes4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// many rows: see "the matrix product with many rows" in cpu_kernels.c
+
+// Block b of a panel (blocks, LANE_STEPS + 1, TALL_COLUMNS): the columns' elements, then their scales.
+INLINE float* q8_panel_block(float* panel, size_t b) {
+    return panel + b * (LANE_STEPS + 1) * TALL_COLUMNS;
+}
+
+// Lane-wise four int8 of weights, number `quad` of their rows, into their place.
+INLINE void q8_panel_put(float* panel, size_t quad, vi w) {
+    float* block = q8_panel_block(panel, quad / (Q8_BLOCK / 4));
+    size_t step = quad % (Q8_BLOCK / 4) * (4 / LANE_ELEMENTS);
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+    vf_store(block + step * TALL_COLUMNS, (vf)(w ^ (int32_t)0x80808080));
+#elif defined(__ARM_FEATURE_DOTPROD)
+    vf_store(block + step * TALL_COLUMNS, (vf)w);
+#else
+    vf_store(block + step * TALL_COLUMNS, (vf)even_elements(w));
+    vf_store(block + (step + 1) * TALL_COLUMNS, (vf)odd_elements(w));
+#endif
+}
+
+// One vector of columns of a panel: rows w[l] of weights and their scales, NULL where there is no row.
+INLINE void q8_panel_fill(float* panel, const char* const* w, const uint16_t* const* w_scales, size_t C) {
+    size_t stride = dtype_row_stride(DTYPE_Q8, C), blocks = q8_blocks(C);
+    vf rows[VL];
+    for (size_t k = 0; k < stride; k += 4 * VL) {
+        size_t n = stride - k < 4 * VL ? stride - k : 4 * VL;
+        UNROLL for (int l = 0; l < VL; l++) {
+            rows[l] = (vf){0};
+            if (w[l] == NULL) continue;
+            if (n == 4 * VL) rows[l] = vf_load(w[l] + k);
+            else memcpy(&rows[l], w[l] + k, n);
+        }
+        transpose(rows);
+        for (size_t i = 0; i < n / 4; i++) q8_panel_put(panel, k / 4 + i, (vi)rows[i]);
+    }
+    for (size_t b = 0; b < blocks; b += VL) {
+        UNROLL for (int l = 0; l < VL; l++) rows[l] =
+            w[l] != NULL ? scales_widen(w_scales[l] + b, blocks - b) : (vf){0};
+        transpose(rows);
+        for (size_t i = 0; i < VL && b + i < blocks; i++) {
+            vf_store(q8_panel_block(panel, b + i) + LANE_STEPS * TALL_COLUMNS, rows[i]);
+        }
+    }
+}
+
+// A packed row becomes number `index` of a group (padded blocks, LANE_STEPS + 2, TALL_ROWS): elements, then scales, then
+// shifts. NULL: a row of zeros.
+static void q8_group_row(void* group, size_t index, const void* packed, size_t C) {
+    int32_t* out = (int32_t*)group + index;
+    for (size_t b = 0; b < q8_blocks(C); b++, out += Q8_BLOCK_BYTES / 4 * TALL_ROWS) {
+        int32_t block[Q8_BLOCK_BYTES / 4] = {0};
+        if (packed != NULL) {
+            Q8Row row = q8_row(packed, C);
+            const int8_t* x = row.elements + b * Q8_BLOCK;
+            if (LANE_ELEMENTS == 4) memcpy(block, x, Q8_BLOCK);
+            for (size_t i = 0; LANE_ELEMENTS == 2 && i < LANE_STEPS; i++) { // as even_elements and odd_elements
+                const int8_t* quad = x + i / 2 * 4 + i % 2;
+                block[i] = (int32_t)((uint32_t)(uint16_t)quad[0] | (uint32_t)(uint16_t)quad[2] << 16);
+            }
+            memcpy(&block[LANE_STEPS], &row.scales[b], 4);
+            block[LANE_STEPS + 1] = row.shifts[b];
+        }
+        for (size_t i = 0; i < Q8_BLOCK_BYTES / 4; i++) out[i * TALL_ROWS] = block[i];
+    }
+}
+
+// acc += one block of a group of rows times one block of a panel.
+INLINE void q8_tall_block(vf (*acc)[TALL_VECTORS], const int32_t* x, const float* w) {
+    vi sums[TALL_ROWS][TALL_VECTORS];
+    UNROLL for (int r = 0; r < TALL_ROWS; r++) {
+        vi shift = (vi){0};
+        if (INT8_SHIFT != 0) shift += x[(LANE_STEPS + 1) * TALL_ROWS + r];
+        UNROLL for (int v = 0; v < TALL_VECTORS; v++) sums[r][v] = shift;
+    }
+    for (int i = 0; i < LANE_STEPS; i++) { // not unrolled: gcc would add in another order and spill
+        UNROLL for (int r = 0; r < TALL_ROWS; r++) {
+            vi element = x[i * TALL_ROWS + r] - (vi){0};
+            UNROLL for (int v = 0; v < TALL_VECTORS; v++) {
+                sums[r][v] = lane_dot(sums[r][v], vi_load(w + i * TALL_COLUMNS + v * VL), element);
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < TALL_ROWS; r++) {
+        float scale;
+        memcpy(&scale, &x[LANE_STEPS * TALL_ROWS + r], sizeof scale);
+        UNROLL for (int v = 0; v < TALL_VECTORS; v++) {
+            vf w_scale = vf_load(w + LANE_STEPS * TALL_COLUMNS + v * VL);
+            acc[r][v] += __builtin_convertvector(sums[r][v], vf) * (w_scale * vf_set(scale));
+        }
+    }
+}
+
+// Lanes i and i + LANE_PAIRS of a tile's sums, added.
+INLINE void q8_tall_pair(vf (*sums)[TALL_VECTORS], const float* x, const float* panel, size_t i, size_t blocks) {
+    vf other[TALL_ROWS][TALL_VECTORS] = {{{0}}};
+    UNROLL for (int r = 0; r < TALL_ROWS; r++) {
+        UNROLL for (int v = 0; v < TALL_VECTORS; v++) sums[r][v] = (vf){0};
+    }
+    const int32_t* rows = (const int32_t*)(const void*)x;
+    for (size_t b = i; b < blocks; b += VL) {
+        q8_tall_block(sums, rows + b * (LANE_STEPS + 2) * TALL_ROWS, panel + b * (LANE_STEPS + 1) * TALL_COLUMNS);
+    }
+    for (size_t b = i + LANE_PAIRS; b < blocks; b += VL) {
+        q8_tall_block(other, rows + b * (LANE_STEPS + 2) * TALL_ROWS, panel + b * (LANE_STEPS + 1) * TALL_COLUMNS);
+    }
+    UNROLL for (int r = 0; r < TALL_ROWS; r++) {
+        UNROLL for (int v = 0; v < TALL_VECTORS; v++) sums[r][v] += other[r][v];
+    }
+}
+
+#endif
