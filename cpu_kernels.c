@@ -553,7 +553,7 @@ INLINE void tall_tile(vf (*sums)[TALL_VECTORS], const float* x, const float* pan
         vf sum[TALL_ROWS][TALL_VECTORS];
         ahead_request(ahead);
         if (arithmetic == INT8_BY_INT8) {
-            q8_tall_pair(sum, x, panel, (size_t)i, q8_blocks(C));
+            q8_tall_pair(sum, x, panel, (size_t)i, q8_num_scales(C));
         } else {
             size_t steps = num_steps(arithmetic, C), pair = (size_t)i * steps * 2;
             tall_pair(sum, x + pair * TALL_ROWS, panel + pair * TALL_COLUMNS, steps, arithmetic);
@@ -622,7 +622,7 @@ INLINE void tall_columns(const Product* p, Arithmetic arithmetic, size_t R, size
 static size_t panel_bytes(DType dtype, size_t C) {
     Arithmetic arithmetic = arithmetic_of(dtype, C);
     size_t floats = num_steps(arithmetic, C) * VL;
-    if (arithmetic == INT8_BY_INT8) floats = q8_blocks(C) * (LANE_STEPS + 1);
+    if (arithmetic == INT8_BY_INT8) floats = q8_num_scales(C) * (LANE_STEPS + 1);
     return floats * TALL_COLUMNS * sizeof(float);
 }
 

@@ -98,9 +98,6 @@ enum { Q8_PAD = 512 };                          // elements: whole units and who
 enum { LANE_STEPS = Q8_BLOCK / LANE_ELEMENTS }; // 32-bit steps of a block
 enum { Q8_BLOCK_BYTES = (LANE_STEPS + 2) * 4 }; // of a block in a group of rows
 
-INLINE size_t q8_blocks(size_t C) {
-    return (C + Q8_BLOCK - 1) / Q8_BLOCK;
-}
 INLINE size_t q8_padded_blocks(size_t C) {
     return (C + Q8_PAD - 1) / Q8_PAD * (Q8_PAD / Q8_BLOCK);
 }
@@ -123,7 +120,7 @@ INLINE Q8Row q8_row(const void* packed, size_t C) {
 static void pack_q8(void* out, const float* in, size_t C) {
     Q8Row row = q8_row(out, C);
     memset(out, 0, q8_padded_blocks(C) * (Q8_BLOCK + 8));
-    for (size_t b = 0; b < q8_blocks(C); b++) {
+    for (size_t b = 0; b < q8_num_scales(C); b++) {
         size_t start = b * Q8_BLOCK, n = C - start < Q8_BLOCK ? C - start : Q8_BLOCK;
         float largest = 0;
         int32_t sum = 0;
@@ -222,7 +219,7 @@ enum { SCALES_AHEAD = 256 }; // bytes; they are streams of their own, 1/16 as fa
 INLINE void q8_tile(v4f* sums, const char* const* w, const uint16_t* const* w_scales, const char* const* x, size_t C,
                     size_t next, int nr) {
     vf acc[NR][MR] = {{{0}}};
-    size_t stride = dtype_row_stride(DTYPE_Q8, C), blocks = q8_blocks(C);
+    size_t stride = dtype_row_stride(DTYPE_Q8, C), blocks = q8_num_scales(C);
     for (size_t k = 0; k < stride; k += 2 * UNIT) {
         char last[2][MR][UNIT];
         const char *first[MR], *second[MR];
@@ -274,7 +271,7 @@ INLINE void q8_panel_put(float* panel, size_t quad, vi w) {
 
 // One vector of columns of a panel: rows w[l] of weights and their scales, NULL where there is no row.
 INLINE void q8_panel_fill(float* panel, const char* const* w, const uint16_t* const* w_scales, size_t C) {
-    size_t stride = dtype_row_stride(DTYPE_Q8, C), blocks = q8_blocks(C);
+    size_t stride = dtype_row_stride(DTYPE_Q8, C), blocks = q8_num_scales(C);
     vf rows[VL];
     for (size_t k = 0; k < stride; k += 4 * VL) {
         size_t n = stride - k < 4 * VL ? stride - k : 4 * VL;
@@ -301,7 +298,7 @@ INLINE void q8_panel_fill(float* panel, const char* const* w, const uint16_t* co
 // shifts. NULL: a row of zeros.
 static void q8_group_row(void* group, size_t index, const void* packed, size_t C) {
     int32_t* out = (int32_t*)group + index;
-    for (size_t b = 0; b < q8_blocks(C); b++, out += Q8_BLOCK_BYTES / 4 * TALL_ROWS) {
+    for (size_t b = 0; b < q8_num_scales(C); b++, out += Q8_BLOCK_BYTES / 4 * TALL_ROWS) {
         int32_t block[Q8_BLOCK_BYTES / 4] = {0};
         if (packed != NULL) {
             Q8Row row = q8_row(packed, C);
