@@ -267,10 +267,21 @@ static void f16_narrow(uint16_t* out, const float* in, size_t n) {
 }
 #endif
 
+// VL bf16 numbers are the upper halves of as many floats. (gcc 12 makes six instructions of __builtin_convertvector.)
 INLINE vf bf16_widen(const void* p) {
+#if defined(__AVX512F__)
+    return (vf)((vi)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)) << 16);
+#elif defined(__AVX2__)
+    return (vf)((vi)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)) << 16);
+#elif defined(__SSE2__)
+    return (vf)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i*)p));
+#elif defined(__aarch64__)
+    return (vf)vshll_n_u16(vld1_u16((const uint16_t*)p), 16);
+#else
     vh half;
     memcpy(&half, p, sizeof half);
     return (vf)(__builtin_convertvector(half, vu) << 16);
+#endif
 }
 
 // sum + w · x for one step of weights at w and activations at x, lane by lane.
@@ -284,8 +295,8 @@ INLINE vf dot_add(vf sum, const void* w, const void* x, Arithmetic arithmetic) {
     return sum + weight * vf_load(x);
 }
 
-// sums (nr, MR) = w (MR rows, by pointer) · x (nr packed rows, by pointer), C elements each. `next` is how far ahead of
-// w the rows lie that will be read next, in bytes: they are requested now.
+// sums (nr, MR) = w (MR rows, by pointer) · x (nr packed rows, by pointer), C elements each. What lies `next` bytes
+// behind each of the weights, which are read for the first time, is requested now; 0: nothing is.
 INLINE void dot_tile(v4f* sums, const char* const* w, const char* const* x, size_t C, Arithmetic arithmetic,
                      size_t next, int nr) {
     vf acc[NR][MR] = {{{0}}};
@@ -294,7 +305,7 @@ INLINE void dot_tile(v4f* sums, const char* const* w, const char* const* x, size
     size_t steps = C / step, rest = C % step;
     for (size_t k = 0; k < steps; k++) {
         UNROLL for (int m = 0; m < MR; m++) {
-            if (nr == 1) __builtin_prefetch(w[m] + k * w_step + next);
+            if (next > 0) __builtin_prefetch(w[m] + k * w_step + next);
             UNROLL for (int n = 0; n < nr; n++) acc[n][m] =
                 dot_add(acc[n][m], w[m] + k * w_step, x[n] + k * x_step, arithmetic);
         }
@@ -365,7 +376,7 @@ static void gelu_forward(float* out, size_t n) {
 
 enum { STREAM_AHEAD = 1024 }; // bytes; 1.5 and 2.5 KB are as good, a whole row of 6 KB is not (dev/CPU.md)
 
-// Columns [begin, p->end) for so few rows that each weight is used once. What counts is how memory is read: the MR rows
+// Columns [begin, p->end) for so few rows that each weight is read once. What counts is how memory is read: the MR rows
 // of a tile come from MR streams, each of which goes straight through its part of the weights.
 INLINE void product_streams(const Product* p, Arithmetic arithmetic, size_t R, size_t begin, int nr) {
     size_t apart = (p->end - begin + MR - 1) / MR;
@@ -385,9 +396,7 @@ INLINE void product_panels(const Product* p, Arithmetic arithmetic, size_t R, si
         size_t panel_end = p->end - o < panel ? p->end : o + panel;
         for (size_t r = 0; r < R; r += NR) {
             size_t count = R - r < NR ? R - r : NR;
-            for (size_t i = o; i < panel_end; i += MR) {
-                product_tile(p, arithmetic, r, count, i, 1, MR * p->weight_bytes, NR);
-            }
+            for (size_t i = o; i < panel_end; i += MR) product_tile(p, arithmetic, r, count, i, 1, 0, NR);
             if (p->epilogue == EPILOGUE_GELU) {
                 for (size_t n = r; n < r + count; n++) gelu_forward(p->out + n * p->OC + o, panel_end - o);
             }
@@ -397,6 +406,8 @@ INLINE void product_panels(const Product* p, Arithmetic arithmetic, size_t R, si
 
 INLINE void product_columns(const Product* p, Arithmetic arithmetic, size_t R, size_t begin) {
     if (R == 1) product_streams(p, arithmetic, R, begin, 1);
+    else if (R == 2) product_streams(p, arithmetic, R, begin, 2);
+    else if (R <= 4 && NR > 4) product_streams(p, arithmetic, R, begin, 4);
     else if (R <= NR) product_streams(p, arithmetic, R, begin, NR);
     else product_panels(p, arithmetic, R, begin);
 }
@@ -707,6 +718,8 @@ static void cache_store(const HeadCache* cache, const float* key, const float* v
     memset(values + hs, 0, padding * sizeof *values);
 }
 
+enum { KEYS_AHEAD = 16 * 1024, VALUES_AHEAD = 4096 }; // bytes (dev/CPU.md)
+
 INLINE size_t cache_size(DType dtype) {
     return dtype == DTYPE_F32 ? 4 : 2;
 }
@@ -725,6 +738,7 @@ INLINE void attention_score_blocks(float* scores, size_t scores_stride, const fl
         for (size_t d = 0; d < hs; d++) {
             UNROLL for (int b = 0; b < nb; b++) {
                 const char* at = keys + (size_t)b * block_bytes + (d * KEY_BLOCK + (size_t)lane) * size;
+                if (nq == 1) __builtin_prefetch(at + KEYS_AHEAD);
                 vf key = cache_load(at, dtype);
                 UNROLL for (int n = 0; n < nq; n++) acc[b * nq + n] += key * q[(size_t)n * q_stride + d];
             }
@@ -776,7 +790,9 @@ INLINE void attention_value_columns(float* out, size_t out_stride, const float* 
     vf acc[MAX_SUMS] = {{0}}; // (nv, nq), nv * nq <= MAX_SUMS
     for (size_t t = 0; t < keys; t++) {
         UNROLL for (int v = 0; v < nv; v++) {
-            vf value = cache_load(values + t * row_bytes + (d + (size_t)v * VL) * size, dtype);
+            const char* at = values + t * row_bytes + (d + (size_t)v * VL) * size;
+            if (nq == 1) __builtin_prefetch(at + VALUES_AHEAD);
+            vf value = cache_load(at, dtype);
             UNROLL for (int n = 0; n < nq; n++) acc[v * nq + n] += value * scores[(size_t)n * scores_stride + t];
         }
     }

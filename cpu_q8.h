@@ -117,21 +117,29 @@ INLINE Q8Row q8_row(const void* packed, size_t C) {
     return (Q8Row){elements, scales, (int32_t*)(void*)(scales + blocks)};
 }
 
+// The largest magnitude in a block; NaN does not count.
+INLINE float block_magnitude(const float* x) {
+    vf largest = {0};
+    UNROLL for (int i = 0; i < Q8_BLOCK; i += VL) {
+        vf magnitude = (vf)((vi)vf_load(x + i) & 0x7fffffff);
+        largest = vf_max(magnitude, largest);
+    }
+    return max_lanes(largest);
+}
+
 static void pack_q8(void* out, const float* in, size_t C) {
     Q8Row row = q8_row(out, C);
     memset(out, 0, q8_padded_blocks(C) * (Q8_BLOCK + 8));
     for (size_t b = 0; b < q8_num_scales(C); b++) {
-        size_t start = b * Q8_BLOCK, n = C - start < Q8_BLOCK ? C - start : Q8_BLOCK;
-        float largest = 0;
+        size_t start = b * Q8_BLOCK;
+        const float* x = in + start;
+        float last[Q8_BLOCK] = {0};
+        if (C - start < Q8_BLOCK) x = memcpy(last, x, (C - start) * sizeof *x);
+        float largest = block_magnitude(x), inverse = largest > 0 ? 127 / largest : 0;
         int32_t sum = 0;
-        for (size_t i = 0; i < n; i++) {
-            float magnitude = fabsf(in[start + i]);
-            largest = magnitude > largest ? magnitude : largest;
-        }
-        float inverse = largest > 0 ? 127 / largest : 0;
-        for (size_t i = 0; i < n; i++) {
+        for (size_t i = 0; i < Q8_BLOCK; i++) {
             // adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits
-            row.elements[start + i] = (int8_t)(f32_bits(in[start + i] * inverse + 12582912.0f) & 0xff);
+            row.elements[start + i] = (int8_t)(f32_bits(x[i] * inverse + 12582912.0f) & 0xff);
             sum += row.elements[start + i];
         }
         row.scales[b] = largest / 127;
@@ -161,11 +169,11 @@ INLINE vi add_pairs(vi a, vi b) {
 }
 
 // Sums (rows) of a unit of each of some rows at w with one row of activations; `next`: see dot_tile.
-INLINE void unit_sums(vi* sums, const char* const* w, const char* x, size_t next, bool is_streamed) {
+INLINE void unit_sums(vi* sums, const char* const* w, const char* x, size_t next) {
     vi dots[4][MR];
     UNROLL for (int i = 0; i < 4; i++) {
         UNROLL for (int m = 0; m < MR; m++) {
-            if (is_streamed) __builtin_prefetch(w[m] + i * 4 * VL + next);
+            if (next > 0) __builtin_prefetch(w[m] + i * 4 * VL + next);
             dots[i][m] = int8_dot(vi_load(w[m] + i * 4 * VL), vi_load(x + i * 4 * VL));
         }
     }
@@ -203,46 +211,52 @@ INLINE vf scales_widen(const uint16_t* scales, size_t n) {
 #endif
 }
 
-// Where the units of MR rows at k are: in place, or, at the end of the rows, copied to `last` with zeros behind.
-INLINE void units_at(const char** units, const char* const* rows, size_t k, size_t stride, char (*last)[UNIT]) {
+enum { SCALES_AHEAD = 256 }; // bytes; they are streams of their own, 1/16 as fast as the weights' (dev/CPU.md)
+
+// acc (nr, MR) += what the units of MR rows at w, one or two, add to them. They begin with element k of each row; of the
+// scales from there on the first `blocks` count. `next`: see dot_tile.
+INLINE void q8_units(vf (*acc)[MR], const char* const* w, const uint16_t* const* w_scales, const char* const* x,
+                     size_t C, size_t k, size_t blocks, size_t next, int nr, int units) {
+    const char* second[MR];
+    vf w_scale[MR];
+    size_t b = k / Q8_BLOCK;
     UNROLL for (int m = 0; m < MR; m++) {
-        units[m] = rows[m] + k;
-        if (k >= stride || stride - k >= UNIT) continue;
-        memset(last[m], 0, UNIT);
-        units[m] = memcpy(last[m], rows[m] + k, stride - k);
+        if (next > 0) __builtin_prefetch((const char*)(w_scales[m] + b) + SCALES_AHEAD);
+        w_scale[m] = scales_widen(w_scales[m] + b, blocks);
+        second[m] = w[m] + UNIT;
+    }
+    UNROLL for (int n = 0; n < nr; n++) {
+        Q8Row row = q8_row(x[n], C);
+        const char* elements = (const char*)row.elements + k;
+        vi a[MR], z[MR] = {{0}};
+        unit_sums(a, w, elements, n == 0 ? next : 0);
+        if (units == 2) unit_sums(z, second, elements + UNIT, n == 0 ? next : 0);
+        UNROLL for (int m = 0; m < MR; m++) {
+            vi sum = join_units(a[m], z[m]);
+            if (INT8_SHIFT != 0) sum += vi_load(row.shifts + b);
+            acc[n][m] += __builtin_convertvector(sum, vf) * (w_scale[m] * vf_load(row.scales + b));
+        }
     }
 }
 
-enum { SCALES_AHEAD = 256 }; // bytes; they are streams of their own, 1/16 as fast as the weights' (dev/CPU.md)
-
-// As dot_tile, with Q8 weights, whose scales lie at w_scales (MR).
+// As dot_tile, with Q8 weights, whose scales lie at w_scales (MR). 768 channels are whole units, and nothing is decided
+// on the way through them: gcc puts what seems unlikely far away, and the loop then ran at half the speed (dev/CPU.md).
 INLINE void q8_tile(v4f* sums, const char* const* w, const uint16_t* const* w_scales, const char* const* x, size_t C,
                     size_t next, int nr) {
     vf acc[NR][MR] = {{{0}}};
-    size_t stride = dtype_row_stride(DTYPE_Q8, C), blocks = q8_num_scales(C);
-    for (size_t k = 0; k < stride; k += 2 * UNIT) {
-        char last[2][MR][UNIT];
-        const char *first[MR], *second[MR];
-        units_at(first, w, k, stride, last[0]);
-        units_at(second, w, k + UNIT, stride, last[1]);
-        vf w_scale[MR];
-        size_t b = k / Q8_BLOCK;
-        UNROLL for (int m = 0; m < MR; m++) {
-            if (nr == 1) __builtin_prefetch((const char*)(w_scales[m] + b) + SCALES_AHEAD);
-            w_scale[m] = scales_widen(w_scales[m] + b, blocks - b);
-        }
-        UNROLL for (int n = 0; n < nr; n++) {
-            Q8Row row = q8_row(x[n], C);
-            const char* elements = (const char*)row.elements + k;
-            vi a[MR], z[MR] = {{0}};
-            unit_sums(a, first, elements, next, nr == 1);
-            if (stride - k > UNIT) unit_sums(z, second, elements + UNIT, next, nr == 1);
-            UNROLL for (int m = 0; m < MR; m++) {
-                vi sum = join_units(a[m], z[m]);
-                if (INT8_SHIFT != 0) sum += vi_load(row.shifts + b);
-                acc[n][m] += __builtin_convertvector(sum, vf) * (w_scale[m] * vf_load(row.scales + b));
-            }
-        }
+    size_t stride = dtype_row_stride(DTYPE_Q8, C), blocks = q8_num_scales(C), k = 0;
+    const char* at[MR];
+    for (; k + 2 * UNIT <= stride; k += 2 * UNIT) {
+        UNROLL for (int m = 0; m < MR; m++) at[m] = w[m] + k;
+        q8_units(acc, at, w_scales, x, C, k, VL, next, nr, 2);
+    }
+    if (stride - k == UNIT) {
+        UNROLL for (int m = 0; m < MR; m++) at[m] = w[m] + k;
+        q8_units(acc, at, w_scales, x, C, k, VL / 2, next, nr, 1);
+    } else if (stride > k) { // the rows' end, copied, with zeros behind
+        char last[MR][2 * UNIT] = {{0}};
+        UNROLL for (int m = 0; m < MR; m++) at[m] = memcpy(last[m], w[m] + k, stride - k);
+        q8_units(acc, at, w_scales, x, C, k, blocks - k / Q8_BLOCK, 0, nr, 2);
     }
     UNROLL for (int n = 0; n < nr; n++) sums[n] = sum_lanes4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
 }

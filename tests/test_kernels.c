@@ -143,9 +143,11 @@ static double product_bound(DType dtype) {
     return dtype == DTYPE_BF16 ? 1e-3 : dtype == DTYPE_Q8 ? 5e-3 : 5e-7;
 }
 
+// Odd shapes, then every number of rows that has code of its own.
 static const struct {
     size_t R, C, OC;
-} product_shapes[] = {{1, 768, 96}, {1, 30, 37}, {7, 64, 10}, {2, 101, 5}, {13, 520, 33}, {5, 1, 3}, {6, 1601, 18}};
+} product_shapes[] = {{1, 768, 96},  {1, 30, 37},  {7, 64, 10}, {2, 101, 5},   {13, 520, 33}, {5, 1, 3},
+                      {6, 1601, 18}, {2, 768, 21}, {3, 768, 9}, {4, 1024, 34}, {4, 1600, 7},  {5, 768, 20}};
 enum { NUM_SHAPES = sizeof product_shapes / sizeof *product_shapes };
 
 static void fill_nan(float* out, size_t n) {
