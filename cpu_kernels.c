@@ -261,6 +261,14 @@ static void f16_narrow(uint16_t* out, const float* in, size_t n) {
         _mm256_mask_storeu_epi16(out + i, lanes, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     }
 }
+#elif defined(__AVX2__) && defined(__F16C__)
+static void f16_narrow(uint16_t* out, const float* in, size_t n) {
+    size_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        _mm_storeu_si128((__m128i*)(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
+    }
+    row_from_f32(out + i, NULL, in + i, DTYPE_F16, n - i);
+}
 #else
 static void f16_narrow(uint16_t* out, const float* in, size_t n) {
     row_from_f32(out, NULL, in, DTYPE_F16, n);
@@ -808,11 +816,11 @@ INLINE void attention_value_columns(float* out, size_t out_stride, const float* 
 // out (nq, hs) = scores (nq, keys) · values (keys, hs) * inverse (nq)
 INLINE void attention_values(float* out, size_t out_stride, const float* scores, size_t scores_stride,
                              const char* values, size_t hs, size_t keys, const float* inverse, DType dtype, int nq) {
-    const size_t wide = nq == 1 ? 4 : 2; // vectors at a time
+    const int wide = nq == 1 ? 4 : NR > 4 ? 2 : 1; // vectors at a time: as many sums as registers hold
     size_t vectors = padded_head_size(hs) / VL, v = 0;
-    for (; v + wide <= vectors; v += wide) {
+    for (; v + (size_t)wide <= vectors; v += (size_t)wide) {
         attention_value_columns(out, out_stride, scores, scores_stride, values, hs, v * VL, keys, inverse, dtype, nq,
-                                nq == 1 ? 4 : 2);
+                                wide);
     }
     for (; v < vectors; v++) {
         attention_value_columns(out, out_stride, scores, scores_stride, values, hs, v * VL, keys, inverse, dtype, nq,

@@ -27,6 +27,9 @@ bool map_file(MappedFile* file, const char* path, Error* error) {
             ok = fail(error, "%s: cannot map %lld bytes: %s", path, (long long)status.st_size, strerror(errno));
         } else {
             *file = (MappedFile){bytes, (size_t)status.st_size};
+            // A file that is not in memory yet is then read 2 MB at a time, and mapped so: half the time until it is in
+            // memory, and 15 ms less for each process after (dev/CPU.md). A wish; without it all works the same.
+            madvise(bytes, (size_t)status.st_size, MADV_HUGEPAGE);
         }
     }
     close(descriptor);
