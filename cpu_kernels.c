@@ -396,15 +396,15 @@ INLINE void product_streams(const Product* p, Arithmetic arithmetic, size_t R, s
 
 enum { PANEL_BYTES = 96 * 1024 }; // weights that stay in the second-level cache while all rows pass by
 
-// Columns [begin, p->end) for all R rows: the weights in panels, each met by NR rows of activations at a time.
-INLINE void product_panels(const Product* p, Arithmetic arithmetic, size_t R, size_t begin) {
+// Columns [begin, p->end) for all R rows: the weights in panels, each met by nr rows of activations at a time.
+INLINE void product_panels(const Product* p, Arithmetic arithmetic, size_t R, size_t begin, size_t nr) {
     size_t panel = PANEL_BYTES / p->weight_bytes / MR * MR;
     if (panel < MR) panel = MR;
     for (size_t o = begin; o < p->end; o += panel) {
         size_t panel_end = p->end - o < panel ? p->end : o + panel;
-        for (size_t r = 0; r < R; r += NR) {
-            size_t count = R - r < NR ? R - r : NR;
-            for (size_t i = o; i < panel_end; i += MR) product_tile(p, arithmetic, r, count, i, 1, 0, NR);
+        for (size_t r = 0; r < R; r += nr) {
+            size_t count = R - r < nr ? R - r : nr;
+            for (size_t i = o; i < panel_end; i += MR) product_tile(p, arithmetic, r, count, i, 1, 0, (int)nr);
             if (p->epilogue == EPILOGUE_GELU) {
                 for (size_t n = r; n < r + count; n++) gelu_forward(p->out + n * p->OC + o, panel_end - o);
             }
@@ -412,12 +412,16 @@ INLINE void product_panels(const Product* p, Arithmetic arithmetic, size_t R, si
     }
 }
 
+enum { FEW_ROWS = NR > 4 ? 4 : NR };
+
+// From 5 rows on Q8 takes the product for many rows (tall_product_rows), so that wider tiles would hardly be used.
 INLINE void product_columns(const Product* p, Arithmetic arithmetic, size_t R, size_t begin) {
+    const int most = arithmetic == INT8_BY_INT8 ? FEW_ROWS : NR;
     if (R == 1) product_streams(p, arithmetic, R, begin, 1);
     else if (R == 2) product_streams(p, arithmetic, R, begin, 2);
-    else if (R <= 4 && NR > 4) product_streams(p, arithmetic, R, begin, 4);
-    else if (R <= NR) product_streams(p, arithmetic, R, begin, NR);
-    else product_panels(p, arithmetic, R, begin);
+    else if (R <= FEW_ROWS) product_streams(p, arithmetic, R, begin, FEW_ROWS);
+    else if (R <= (size_t)most && most > FEW_ROWS) product_streams(p, arithmetic, R, begin, most);
+    else product_panels(p, arithmetic, R, begin, (size_t)most);
 }
 
 static Product product_of(float* out, const void* inp, const Tensor* weight, const float* bias, size_t C, size_t OC,
