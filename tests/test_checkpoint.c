@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -92,6 +93,42 @@ static void test_mapping(Tests* t, Bench* bench) {
                    version == 3 ? "all of it" : "but for the vectors, which become f32", outside);
         checkpoint_free(&m);
     }
+}
+
+// Whether the mapping at `address` has been advised to use 2 MB pages, as /proc/self/smaps shows it ("hg").
+static bool is_advised_huge(const void* address) {
+    FILE* f = fopen("/proc/self/smaps", "r");
+    char line[512];
+    bool is_here = false, is_advised = false;
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        unsigned long begin, end;
+        if (sscanf(line, "%lx-%lx ", &begin, &end) == 2) {
+            is_here = begin <= (uintptr_t)address && (uintptr_t)address < end;
+        } else if (is_here && strncmp(line, "VmFlags:", 8) == 0) {
+            is_advised = strstr(line, " hg") != NULL;
+        }
+    }
+    if (f != NULL) fclose(f);
+    return is_advised;
+}
+
+// A checkpoint that is read for the first time should come in 2 MB pages (dev/CPU.md: 15 ms of every process after).
+static void test_huge_pages(Tests* t, Bench* bench) {
+    const size_t bytes = 4 << 20;
+    void* known = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (known == MAP_FAILED || madvise(known, bytes, MADV_HUGEPAGE) != 0 || !is_advised_huge(known)) {
+        test_skip(t, "the system does not show which memory shall have 2 MB pages");
+    } else {
+        Bytes file = toy_llmc(&bench->toy, 3);
+        write_file(bench->file, file.data, file.size);
+        free(file.data);
+        GPT2Model m;
+        Error error = {""};
+        bool loaded = checkpoint_load(&m, bench->file, true, DTYPE_F32, &error);
+        test_check(t, loaded && is_advised_huge(m.mapping), "the mapped weights ask for 2 MB pages%s", error.text);
+        if (loaded) checkpoint_free(&m);
+    }
+    if (known != MAP_FAILED) munmap(known, bytes);
 }
 
 static size_t count_unaligned(const GPT2Model* model) {
@@ -600,6 +637,7 @@ void test_checkpoint(Tests* t) {
     test_section("checkpoint: llm.c's files");
     test_versions(t, &bench);
     test_mapping(t, &bench);
+    test_huge_pages(t, &bench);
     test_conversion(t, &bench);
     test_unfit(t, &bench);
     test_published_sizes(t, &bench);
