@@ -284,7 +284,7 @@ INLINE vf bf16_widen(const void* p) {
 #elif defined(__SSE2__)
     return (vf)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i*)p));
 #elif defined(__aarch64__)
-    return (vf)vshll_n_u16(vld1_u16((const uint16_t*)p), 16);
+    return (vf)vshlq_n_u32(vmovl_u16(vld1_u16((const uint16_t*)p)), 16);
 #else
     vh half;
     memcpy(&half, p, sizeof half);
