@@ -382,7 +382,7 @@ static void gelu_forward(float* out, size_t n) {
     memcpy(out + i, &x, (n - i) * sizeof(float));
 }
 
-enum { STREAM_AHEAD = 1024 }; // bytes; 1.5 and 2.5 KB are as good, a whole row of 6 KB is not (dev/CPU.md)
+enum { STREAM_AHEAD = 1024 }; // bytes; 1.5 KB is as good but for q8, a whole row of 6 KB is not (dev/CPU.md)
 
 // Columns [begin, p->end) for so few rows that each weight is read once. What counts is how memory is read: the MR rows
 // of a tile come from MR streams, each of which goes straight through its part of the weights.
