@@ -420,7 +420,7 @@ INLINE void product_columns(const Product* p, Arithmetic arithmetic, size_t R, s
     if (R == 1) product_streams(p, arithmetic, R, begin, 1);
     else if (R == 2) product_streams(p, arithmetic, R, begin, 2);
     else if (R <= FEW_ROWS) product_streams(p, arithmetic, R, begin, FEW_ROWS);
-    else if (R <= (size_t)most && most > FEW_ROWS) product_streams(p, arithmetic, R, begin, most);
+    else if (R <= (size_t)most) product_streams(p, arithmetic, R, begin, most);
     else product_panels(p, arithmetic, R, begin, (size_t)most);
 }
 
