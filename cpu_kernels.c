@@ -154,9 +154,6 @@ INLINE vf f16_widen(const void* p) {
 }
 #endif
 
-// A tile is TALL_ROWS rows by TALL_COLUMNS columns, for one pair of such lanes.
-enum { TALL_VECTORS = 2, TALL_COLUMNS = TALL_VECTORS * VL, TALL_ROWS = NR, LANE_PAIRS = VL / 2 };
-
 // Lane l of the two rows of a transposition that exchange blocks of D lanes.
 #define LOW(l, D)       ((l) & (D) ? VL + (l) - (D) : (l))
 #define HIGH(l, D)      ((l) & (D) ? VL + (l) : (l) + (D))
@@ -187,6 +184,10 @@ INLINE void transpose(vf* rows) {
     TRANSPOSE_BLOCKS(2)
     TRANSPOSE_BLOCKS(1)
 }
+
+// A tile of the product with many rows: up to TALL_GROUPS vectors of rows by TALL_COLUMNS columns, for one pair of lanes.
+enum { TALL_GROUPS = 2, TALL_COLUMNS = NR, LANE_PAIRS = VL / 2 };
+typedef vf TallSums[TALL_COLUMNS][TALL_GROUPS];
 
 #include "cpu_q8.h"
 
@@ -292,6 +293,21 @@ INLINE vf bf16_widen(const void* p) {
 #endif
 }
 
+// Elements of a row that one vector of a product takes in, and how many such steps C elements are.
+INLINE size_t step_elements(Arithmetic arithmetic) {
+    return arithmetic == BF16_BY_BF16 ? 2 * VL : VL;
+}
+INLINE size_t num_steps(Arithmetic arithmetic, size_t C) {
+    return (C + step_elements(arithmetic) - 1) / step_elements(arithmetic);
+}
+
+// A long row is summed in segments, about equally long: first the lanes of each, then the segments one after the other.
+// With them the product for many rows stays in the first-level cache. Steps of a segment; the last one may have fewer.
+static size_t segment_steps(size_t steps) {
+    const size_t most = 48 * 16 / VL, segments = (steps + most - 1) / most;
+    return (steps + segments - 1) / segments;
+}
+
 // sum + w · x for one step of weights at w and activations at x, lane by lane.
 INLINE vf dot_add(vf sum, const void* w, const void* x, Arithmetic arithmetic) {
 #if defined(__AVX512BF16__)
@@ -303,30 +319,44 @@ INLINE vf dot_add(vf sum, const void* w, const void* x, Arithmetic arithmetic) {
     return sum + weight * vf_load(x);
 }
 
-// sums (nr, MR) = w (MR rows, by pointer) · x (nr packed rows, by pointer), C elements each. What lies `next` bytes
-// behind each of the weights, which are read for the first time, is requested now; 0: nothing is.
-INLINE void dot_tile(v4f* sums, const char* const* w, const char* const* x, size_t C, Arithmetic arithmetic,
-                     size_t next, int nr) {
-    vf acc[NR][MR] = {{{0}}};
-    size_t step = arithmetic == BF16_BY_BF16 ? 2 * VL : VL, w_size = arithmetic == WIDEN_F32 ? 4 : 2;
+// acc (nr, MR) += steps [first, last) of w (MR rows, by pointer) · x (nr packed rows, by pointer), C elements each; `next`:
+// see dot_tile.
+INLINE void dot_steps(vf (*acc)[MR], const char* const* w, const char* const* x, size_t first, size_t last, size_t C,
+                      Arithmetic arithmetic, size_t next, int nr) {
+    size_t w_size = arithmetic == WIDEN_F32 ? 4 : 2, step = step_elements(arithmetic), whole = C / step;
     size_t w_step = step * w_size, x_step = sizeof(vf); // bytes
-    size_t steps = C / step, rest = C % step;
-    for (size_t k = 0; k < steps; k++) {
+    const size_t end = last < whole ? last : whole;
+    _Pragma("GCC unroll 2") for (size_t k = first; k < end; k++) {
         UNROLL for (int m = 0; m < MR; m++) {
             if (next > 0) __builtin_prefetch(w[m] + k * w_step + next);
             UNROLL for (int n = 0; n < nr; n++) acc[n][m] =
                 dot_add(acc[n][m], w[m] + k * w_step, x[n] + k * x_step, arithmetic);
         }
     }
-    if (rest > 0) { // the packed rows are padded with zeros, the weights are not
-        char last[MR][64] = {{0}};
-        for (int m = 0; m < MR; m++) memcpy(last[m], w[m] + steps * w_step, rest * w_size);
+    if (last > whole) { // the packed rows are padded with zeros, the weights are not
+        char rest[MR][64] = {{0}};
+        for (int m = 0; m < MR; m++) memcpy(rest[m], w[m] + whole * w_step, (C - whole * step) * w_size);
         UNROLL for (int m = 0; m < MR; m++) {
             UNROLL for (int n = 0; n < nr; n++) acc[n][m] =
-                dot_add(acc[n][m], last[m], x[n] + steps * x_step, arithmetic);
+                dot_add(acc[n][m], rest[m], x[n] + whole * x_step, arithmetic);
         }
     }
-    UNROLL for (int n = 0; n < nr; n++) sums[n] = sum_lanes4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
+}
+
+// sums (nr, MR) = w · x, in segments of so many steps. What lies `next` bytes behind each of the weights, which are read
+// for the first time, is requested now; 0: nothing is.
+INLINE void dot_tile(v4f* sums, const char* const* w, const char* const* x, size_t C, size_t segment,
+                     Arithmetic arithmetic, size_t next, int nr) {
+    size_t steps = num_steps(arithmetic, C), first = 0;
+    do {
+        vf acc[NR][MR] = {{{0}}};
+        dot_steps(acc, w, x, first, first + segment < steps ? first + segment : steps, C, arithmetic, next, nr);
+        UNROLL for (int n = 0; n < nr; n++) {
+            v4f sum = sum_lanes4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
+            sums[n] = first == 0 ? sum : sums[n] + sum;
+        }
+        first += segment;
+    } while (first < steps);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -340,6 +370,7 @@ typedef struct {
     const uint16_t* scales;
     const float* bias; // (OC) or NULL
     size_t C, OC, end, inp_bytes, weight_bytes, num_scales;
+    size_t segment; // steps
     Epilogue epilogue;
 } Product;
 
@@ -359,7 +390,7 @@ INLINE void product_tile(const Product* p, Arithmetic arithmetic, size_t r, size
     if (arithmetic == INT8_BY_INT8) {
         q8_tile(sums, w, scales, x, p->C, next, nr);
     } else {
-        dot_tile(sums, w, x, p->C, arithmetic, next, nr);
+        dot_tile(sums, w, x, p->C, p->segment, arithmetic, next, nr);
     }
     for (size_t n = 0; n < count; n++) {
         float* out = p->out + (r + n) * p->OC;
@@ -438,6 +469,7 @@ static Product product_of(float* out, const void* inp, const Tensor* weight, con
         .inp_bytes = packed_row_bytes(weight->dtype, C),
         .weight_bytes = dtype_row_stride(weight->dtype, C) * dtype_size(weight->dtype),
         .num_scales = q8_num_scales(C),
+        .segment = segment_steps(num_steps(arithmetic_of(weight->dtype, C), C)),
         .epilogue = epilogue,
     };
 }
@@ -460,222 +492,19 @@ static void matmul(float* out, const void* inp, const Tensor* weight, const floa
 
 // ---------------------------------------------------------------------------------------------------------------------
 // the matrix product with many rows
-//
-// The tiles above multiply along rows of weights and must then add up the lanes of every sum, which for 768 channels
-// takes a quarter of the time. Here a lane is a column of the result instead, and nothing is added across lanes:
-// weights are transposed into panels, which many rows of activations share. To give the same bits, an output is summed
-// as above: what would be lane i of its sum is made for one i after the other, in an order in which each meets its
-// partner of sum_lanes4 as early as possible.
 
-// Elements of a row that one vector of a product takes in, and how many such steps C elements are.
-INLINE size_t step_elements(Arithmetic arithmetic) {
-    return arithmetic == BF16_BY_BF16 ? 2 * VL : VL;
-}
-INLINE size_t num_steps(Arithmetic arithmetic, size_t C) {
-    return (C + step_elements(arithmetic) - 1) / step_elements(arithmetic);
-}
-
-// Step s of a row of weights: floats, or pairs of bf16. Zeros behind C.
-INLINE vf weights_step(const char* row, size_t s, size_t C, Arithmetic arithmetic) {
-    size_t step = step_elements(arithmetic), size = arithmetic == WIDEN_F32 ? 4 : 2;
-    const char* at = row + s * step * size;
-    char last[64] = {0};
-    if ((s + 1) * step > C) at = memcpy(last, at, (C - s * step) * size);
-    return arithmetic == WIDEN_BF16 ? bf16_widen(at) : arithmetic == WIDEN_F16 ? f16_widen(at) : vf_load(at);
-}
-
-// Step s of the VL rows of weights from row o on, lane by lane; 0 past the last row.
-INLINE void panel_step(vf* rows, const Product* p, size_t o, size_t s, Arithmetic arithmetic) {
-    const char* row = p->weight + o * p->weight_bytes;
-    if (o + VL <= p->end) {
-        UNROLL for (size_t l = 0; l < VL; l++) {
-            rows[l] = weights_step(row + l * p->weight_bytes, s, p->C, arithmetic);
-        }
-    } else {
-        UNROLL for (size_t l = 0; l < VL; l++) {
-            rows[l] = o + l < p->end ? weights_step(row + l * p->weight_bytes, s, p->C, arithmetic) : (vf){0};
-        }
-    }
-    transpose(rows);
-}
-
-// The rows of weights from o on, and their scales, into a panel of Q8 weights.
-INLINE void panel_fill_q8(float* panel, const Product* p, size_t o) {
-    for (size_t v = 0; v < TALL_VECTORS; v++) {
-        const char* w[VL];
-        const uint16_t* scales[VL];
-        for (size_t l = 0, row = o + v * VL; l < VL; l++, row++) {
-            w[l] = row < p->end ? p->weight + row * p->weight_bytes : NULL;
-            scales[l] = row < p->end ? p->scales + row * p->num_scales : NULL;
-        }
-        q8_panel_fill(panel + v * VL, w, scales, p->C);
-    }
-}
-
-// panel (LANE_PAIRS, steps, 2, TALL_COLUMNS): lanes i and i + LANE_PAIRS of every step of the weights' rows o, o + 1, ...
-INLINE void panel_fill(float* panel, const Product* p, size_t o, Arithmetic arithmetic) {
-    if (arithmetic == INT8_BY_INT8) {
-        panel_fill_q8(panel, p, o);
-        return;
-    }
-    size_t steps = num_steps(arithmetic, p->C);
-    for (size_t v = 0; v < TALL_VECTORS; v++) {
-        for (size_t s = 0; s < steps; s++) {
-            vf rows[VL];
-            panel_step(rows, p, o + v * VL, s, arithmetic);
-            UNROLL for (size_t i = 0; i < VL; i++) {
-                size_t at = (i % LANE_PAIRS * steps + s) * 2 + i / LANE_PAIRS;
-                vf_store(panel + at * TALL_COLUMNS + v * VL, rows[i]);
-            }
-        }
-    }
-}
-
-// sum + w * x, where lanes of w belong to different columns and x is one float, or pair of bf16, for all of them.
-INLINE vf tall_add(vf sum, vf w, float x, Arithmetic arithmetic) {
-#if defined(__AVX512BF16__)
-    if (arithmetic == BF16_BY_BF16) return _mm512_dpbf16_ps(sum, (__m512bh)w, (__m512bh)_mm512_set1_ps(x));
-#endif
-    (void)arithmetic;
-    return sum + w * vf_set(x);
-}
-
-// sums (TALL_ROWS, TALL_VECTORS) of one pair of lanes: x (steps, 2, TALL_ROWS) · w (steps, 2, TALL_COLUMNS)
-INLINE void tall_pair(vf (*sums)[TALL_VECTORS], const float* x, const float* w, size_t steps, Arithmetic arithmetic) {
-    vf acc[2][TALL_ROWS][TALL_VECTORS] = {{{{0}}}};
-    for (size_t s = 0; s < steps; s++) {
-        UNROLL for (int half = 0; half < 2; half++, x += TALL_ROWS, w += TALL_COLUMNS) {
-            UNROLL for (int r = 0; r < TALL_ROWS; r++) {
-                UNROLL for (int v = 0; v < TALL_VECTORS; v++) {
-                    acc[half][r][v] = tall_add(acc[half][r][v], vf_load(w + v * VL), x[r], arithmetic);
-                }
-            }
-        }
-    }
-    UNROLL for (int r = 0; r < TALL_ROWS; r++) {
-        UNROLL for (int v = 0; v < TALL_VECTORS; v++) sums[r][v] = acc[0][r][v] + acc[1][r][v];
-    }
-}
-
-// Weights that the next panel is made of, requested piece by piece while this one is worked with.
-typedef struct {
-    const char *at, *end;
-    size_t piece;
-} Ahead;
-
-INLINE void ahead_request(Ahead* ahead) {
-    const char* end = (size_t)(ahead->end - ahead->at) < ahead->piece ? ahead->end : ahead->at + ahead->piece;
-    for (; ahead->at < end; ahead->at += 64) __builtin_prefetch(ahead->at, 0, 2);
-}
-
-// sums (TALL_ROWS, TALL_VECTORS) = x (a packed group of rows) · panelᵀ
-INLINE void tall_tile(vf (*sums)[TALL_VECTORS], const float* x, const float* panel, size_t C, Arithmetic arithmetic,
-                      Ahead* ahead) {
-    vf waiting[4][TALL_ROWS][TALL_VECTORS]; // sums of 2, 4, 8 lanes that their partners have yet to meet
-    for (int n = 0, i = 0; n < LANE_PAIRS; n++) {
-        vf sum[TALL_ROWS][TALL_VECTORS];
-        ahead_request(ahead);
-        if (arithmetic == INT8_BY_INT8) {
-            q8_tall_pair(sum, x, panel, (size_t)i, q8_num_scales(C));
-        } else {
-            size_t steps = num_steps(arithmetic, C), pair = (size_t)i * steps * 2;
-            tall_pair(sum, x + pair * TALL_ROWS, panel + pair * TALL_COLUMNS, steps, arithmetic);
-        }
-        int level = 0;
-        for (; n >> level & 1; level++) {
-            UNROLL for (int r = 0; r < TALL_ROWS; r++) {
-                UNROLL for (int v = 0; v < TALL_VECTORS; v++) sum[r][v] += waiting[level][r][v];
-            }
-        }
-        vf(*to)[TALL_VECTORS] = n + 1 == LANE_PAIRS ? sums : waiting[level];
-        UNROLL for (int r = 0; r < TALL_ROWS; r++) {
-            UNROLL for (int v = 0; v < TALL_VECTORS; v++) to[r][v] = sum[r][v];
-        }
-        int bit = LANE_PAIRS / 2; // i counts with its bits reversed: 0, 4, 2, 6, 1, ...
-        while (i & bit) i ^= bit, bit /= 2;
-        i |= bit;
-    }
-}
-
-// out[0 .. columns) of one row = epilogue(sum + bias), columns <= VL.
-INLINE void tall_put(float* out, vf sum, vf bias, size_t columns, Epilogue epilogue) {
-    vf y = sum + bias, before = {0};
-    if (epilogue == EPILOGUE_ADD) {
-        memcpy(&before, out, columns * sizeof(float));
-        y = before + y;
-    }
-    if (epilogue == EPILOGUE_GELU) y = vf_gelu(y);
-    memcpy(out, &y, columns * sizeof(float));
-}
-
-// Puts `count` rows of a tile's sums away, columns o .. p->end.
-INLINE void tall_store(const Product* p, vf (*sums)[TALL_VECTORS], size_t r, size_t count, size_t o) {
-    for (size_t v = 0; v < TALL_VECTORS && o + v * VL < p->end; v++) {
-        size_t column = o + v * VL, columns = p->end - column < VL ? p->end - column : VL;
-        vf bias = {0};
-        if (p->bias != NULL) memcpy(&bias, p->bias + column, columns * sizeof(float));
-        for (size_t n = 0; n < count; n++) {
-            float* out = p->out + (r + n) * p->OC + column;
-            if (columns == VL) tall_put(out, sums[n][v], bias, VL, p->epilogue);
-            else tall_put(out, sums[n][v], bias, columns, p->epilogue);
-        }
-    }
-}
-
-// What R rows of activations can request of the panel of the weights' rows o, o + 1, ..., which may be another call's.
-INLINE Ahead panel_ahead(const Product* p, size_t o, size_t R) {
-    size_t rows = o > p->OC ? 0 : p->OC - o < TALL_COLUMNS ? p->OC - o : TALL_COLUMNS;
-    size_t bytes = rows * p->weight_bytes, requests = (R + TALL_ROWS - 1) / TALL_ROWS * LANE_PAIRS;
-    const char* at = p->weight + (p->OC < o ? p->OC : o) * p->weight_bytes;
-    return (Ahead){.at = at, .end = at + bytes, .piece = (bytes / requests + 64) / 64 * 64};
-}
-
-INLINE void tall_columns(const Product* p, Arithmetic arithmetic, size_t R, size_t begin, float* panel) {
-    vf sums[TALL_ROWS][TALL_VECTORS];
-    for (size_t o = begin; o < p->end; o += TALL_COLUMNS) {
-        panel_fill(panel, p, o, arithmetic);
-        Ahead ahead = panel_ahead(p, o + TALL_COLUMNS, R);
-        for (size_t r = 0; r < R; r += TALL_ROWS) {
-            tall_tile(sums, (const float*)(const void*)(p->inp + r * p->inp_bytes), panel, p->C, arithmetic, &ahead);
-            tall_store(p, sums, r, R - r < TALL_ROWS ? R - r : TALL_ROWS, o);
-        }
-    }
-}
-
-static size_t panel_bytes(DType dtype, size_t C) {
-    Arithmetic arithmetic = arithmetic_of(dtype, C);
-    size_t floats = num_steps(arithmetic, C) * VL;
-    if (arithmetic == INT8_BY_INT8) floats = q8_num_scales(C) * (LANE_STEPS + 1);
-    return floats * TALL_COLUMNS * sizeof(float);
-}
-
-static void group_row(void* group, size_t index, const void* packed_row, DType dtype, size_t C) {
-    if (arithmetic_of(dtype, C) == INT8_BY_INT8) {
-        q8_group_row(group, index, packed_row, C);
-        return;
-    }
-    size_t steps = num_steps(arithmetic_of(dtype, C), C);
-    float* out = (float*)group + index; // (LANE_PAIRS, steps, 2, TALL_ROWS), this row's
-    const float* in = packed_row;       // (steps, 2, LANE_PAIRS)
-    for (size_t s = 0; s < steps; s++) {
-        for (size_t i = 0; i < LANE_PAIRS; i++) {
-            float* pair = out + (i * steps + s) * 2 * TALL_ROWS;
-            pair[0] = in != NULL ? in[(s * 2) * LANE_PAIRS + i] : 0.0f;
-            pair[TALL_ROWS] = in != NULL ? in[(s * 2 + 1) * LANE_PAIRS + i] : 0.0f;
-        }
-    }
-}
+#include "cpu_tall.h"
 
 static void matmul_tall(float* out, const void* inp, const Tensor* weight, const float* bias, size_t R, size_t C,
-                        size_t OC, size_t begin, size_t end, Epilogue epilogue, float* panel) {
+                        size_t OC, size_t begin, size_t end, Epilogue epilogue, void* tile) {
     Product p = product_of(out, inp, weight, bias, C, OC, end, epilogue);
     switch (arithmetic_of(weight->dtype, C)) {
-    case WIDEN_F32: tall_columns(&p, WIDEN_F32, R, begin, panel); return;
-    case WIDEN_BF16: tall_columns(&p, WIDEN_BF16, R, begin, panel); return;
-    case WIDEN_F16: tall_columns(&p, WIDEN_F16, R, begin, panel); return;
-    case INT8_BY_INT8: tall_columns(&p, INT8_BY_INT8, R, begin, panel); return;
+    case WIDEN_F32: tall_columns(&p, WIDEN_F32, R, begin, tile); return;
+    case WIDEN_BF16: tall_columns(&p, WIDEN_BF16, R, begin, tile); return;
+    case WIDEN_F16: tall_columns(&p, WIDEN_F16, R, begin, tile); return;
+    case INT8_BY_INT8: tall_columns(&p, INT8_BY_INT8, R, begin, tile); return;
 #if defined(__AVX512BF16__)
-    case BF16_BY_BF16: tall_columns(&p, BF16_BY_BF16, R, begin, panel); return;
+    case BF16_BY_BF16: tall_columns(&p, BF16_BY_BF16, R, begin, tile); return;
 #endif
     default: return;
     }
@@ -879,9 +708,9 @@ const CpuKernels CONCAT(cpu_kernels_, VARIANT) = {
     .packed_row_bytes = packed_row_bytes,
     .pack_row = pack_row,
     .matmul = matmul,
-    .group_rows = TALL_ROWS,
-    .panel_bytes = panel_bytes,
-    .group_row = group_row,
+    .rows_of_group = VL,
+    .group_rows = group_rows,
+    .tile_bytes = tile_bytes,
     .matmul_tall = matmul_tall,
     .layernorm = layernorm,
     .cache_store = cache_store,

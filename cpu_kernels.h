@@ -45,14 +45,14 @@ typedef struct {
     void (*matmul)(float* out, const void* inp, const Tensor* weight, const float* bias, size_t R, size_t C, size_t OC,
                    size_t begin, size_t end, Epilogue epilogue);
 
-    // The same product, bit by bit, for many rows, from tall_product_rows on the faster way. Packed rows are put into groups
-    // of `group_rows`, as many bytes as the rows have, by group_row (NULL for a row that is not there); `panel` is
-    // scratch of panel_bytes.
-    size_t group_rows;
-    size_t (*panel_bytes)(DType dtype, size_t C);
-    void (*group_row)(void* group, size_t index, const void* packed_row, DType dtype, size_t C);
+    // The same product, bit by bit, for many rows, from tall_product_rows on the faster way. Its rows are transposed in
+    // groups of `rows_of_group`: group_rows makes one of n packed rows, the last may have fewer, and it takes as many
+    // bytes as that many packed rows. inp holds the groups; `tile` is scratch of tile_bytes, which may be 0.
+    size_t rows_of_group;
+    void (*group_rows)(void* group, const void* packed, size_t n, DType dtype, size_t C);
+    size_t (*tile_bytes)(DType dtype, size_t C);
     void (*matmul_tall)(float* out, const void* inp, const Tensor* weight, const float* bias, size_t R, size_t C,
-                        size_t OC, size_t begin, size_t end, Epilogue epilogue, float* panel);
+                        size_t OC, size_t begin, size_t end, Epilogue epilogue, void* tile);
 
     // out (C) = (in - mean(in)) / sqrt(var(in) + 1e-5) * weight + bias, all (C). LayerNorm, Ba et al. 2016.
     void (*layernorm)(float* out, const float* in, const float* weight, const float* bias, size_t C);
@@ -70,10 +70,10 @@ typedef struct {
 
 enum { ATTENTION_MAX_QUERIES = 8 };
 
-// Columns of which every variant fills whole panels, and rows from which on that pays (measured: dev/CPU.md).
-enum { TALL_PRODUCT_COLUMNS = 32 };
+// Columns that it is best given whole multiples of, and rows from which on it pays (measured: dev/CPU.md).
+enum { TALL_PRODUCT_COLUMNS = 48 };
 static inline size_t tall_product_rows(DType dtype) {
-    return dtype == DTYPE_Q8 ? 5 : dtype == DTYPE_BF16 ? 8 : 16;
+    return dtype == DTYPE_Q8 ? 5 : 13;
 }
 
 // The variant of that name, or the best that the processor has for NULL; NULL when it is unknown or not supported here.

@@ -12,8 +12,14 @@
 // sums of products of integers
 //
 // Two forms of each: int8_dot for two rows, whose elements lie in the same order, and lane_dot for the product with many
-// rows, where a lane is a column. That one takes 32 bits at a time, four int8 or two int16, whichever the processor
-// multiplies and adds at once.
+// rows, where a lane is a row of activations. That one takes 32 bits at a time, four int8 or two int16, whichever the
+// processor multiplies and adds at once; lane_steps makes VL such steps of a row's elements.
+
+INLINE vi vi_load(const void* p) {
+    vi v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
 
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 // The instruction wants one factor unsigned: w · x = (w + 128) · x - 128 · x. The second term belongs to a block of
@@ -28,6 +34,9 @@ INLINE vi dot_quads(vi sum, vi w, vi x) {
     return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, (__m256i)x);
 }
 #endif
+INLINE vi lane_steps(const void* elements) {
+    return vi_load(elements);
+}
 INLINE vi lane_dot(vi sum, vi w, vi x) {
     return dot_quads(sum, w, x);
 }
@@ -36,6 +45,9 @@ INLINE vi int8_dot(vi w, vi x) {
 }
 #elif defined(__ARM_FEATURE_DOTPROD)
 enum { INT8_SHIFT = 0, LANE_ELEMENTS = 4 };
+INLINE vi lane_steps(const void* elements) {
+    return vi_load(elements);
+}
 INLINE vi lane_dot(vi sum, vi w, vi x) {
     return (vi)vdotq_s32((int32x4_t)sum, (int8x16_t)w, (int8x16_t)x);
 }
@@ -62,15 +74,14 @@ INLINE vi dot_pairs(vs w, vs x) {
     return ((vi)w << 16 >> 16) * ((vi)x << 16 >> 16) + ((vi)w >> 16) * ((vi)x >> 16);
 }
 #endif
+INLINE vi lane_steps(const void* elements) {
+    typedef int8_t vb __attribute__((vector_size(2 * VL)));
+    vb bytes;
+    memcpy(&bytes, elements, sizeof bytes);
+    return (vi) __builtin_convertvector(bytes, vs);
+}
 INLINE vi lane_dot(vi sum, vi w, vi x) {
     return sum + dot_pairs((vs)w, (vs)x);
-}
-// Of four int8 a lane, those with even and those with odd numbers, as two int16.
-INLINE vi even_elements(vi quads) {
-    return (vi)((vs)quads << 8 >> 8);
-}
-INLINE vi odd_elements(vi quads) {
-    return (vi)((vs)quads >> 8);
 }
 #if defined(__AVX2__) && !defined(__AVX512F__)
 // |x| and w with the sign of x are multiplied and added in pairs: at most 2 · 127 · 127, which fits into 16 bits.
@@ -79,17 +90,18 @@ INLINE vi int8_dot(vi w, vi x) {
     return (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 #else
+// Of four int8 a lane, those with even and those with odd numbers, as two int16.
+INLINE vi even_elements(vi quads) {
+    return (vi)((vs)quads << 8 >> 8);
+}
+INLINE vi odd_elements(vi quads) {
+    return (vi)((vs)quads >> 8);
+}
 INLINE vi int8_dot(vi w, vi x) {
     return lane_dot(lane_dot((vi){0}, even_elements(w), even_elements(x)), odd_elements(w), odd_elements(x));
 }
 #endif
 #endif
-
-INLINE vi vi_load(const void* p) {
-    vi v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // packed activations
@@ -264,113 +276,96 @@ INLINE void q8_tile(v4f* sums, const char* const* w, const uint16_t* const* w_sc
 // ---------------------------------------------------------------------------------------------------------------------
 // many rows: see "the matrix product with many rows" in cpu_kernels.c
 
-// Block b of a panel (blocks, LANE_STEPS + 1, TALL_COLUMNS): the columns' elements, then their scales.
-INLINE float* q8_panel_block(float* panel, size_t b) {
-    return panel + b * (LANE_STEPS + 1) * TALL_COLUMNS;
+// 32-bit steps of C elements, in whole vectors.
+INLINE size_t q8_steps(size_t C) {
+    return (q8_num_scales(C) * LANE_STEPS + VL - 1) / VL * VL;
 }
 
-// Lane-wise four int8 of weights, number `quad` of their rows, into their place.
-INLINE void q8_panel_put(float* panel, size_t quad, vi w) {
-    float* block = q8_panel_block(panel, quad / (Q8_BLOCK / 4));
-    size_t step = quad % (Q8_BLOCK / 4) * (4 / LANE_ELEMENTS);
-#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-    vf_store(block + step * TALL_COLUMNS, (vf)(w ^ (int32_t)0x80808080));
-#elif defined(__ARM_FEATURE_DOTPROD)
-    vf_store(block + step * TALL_COLUMNS, (vf)w);
-#else
-    vf_store(block + step * TALL_COLUMNS, (vf)even_elements(w));
-    vf_store(block + (step + 1) * TALL_COLUMNS, (vf)odd_elements(w));
-#endif
+// VL steps of a row from number `step` on; zeros behind its `stride` elements.
+INLINE vi q8_row_steps(const void* row, size_t step, size_t stride) {
+    size_t begin = step * LANE_ELEMENTS, rest = stride - begin;
+    if (rest >= VL * LANE_ELEMENTS) return lane_steps((const char*)row + begin);
+    char last[VL * LANE_ELEMENTS] = {0};
+    return lane_steps(memcpy(last, (const char*)row + begin, rest));
 }
 
-// One vector of columns of a panel: rows w[l] of weights and their scales, NULL where there is no row.
-INLINE void q8_panel_fill(float* panel, const char* const* w, const uint16_t* const* w_scales, size_t C) {
-    size_t stride = dtype_row_stride(DTYPE_Q8, C), blocks = q8_num_scales(C);
-    vf rows[VL];
-    for (size_t k = 0; k < stride; k += 4 * VL) {
-        size_t n = stride - k < 4 * VL ? stride - k : 4 * VL;
-        UNROLL for (int l = 0; l < VL; l++) {
-            rows[l] = (vf){0};
-            if (w[l] == NULL) continue;
-            if (n == 4 * VL) rows[l] = vf_load(w[l] + k);
-            else memcpy(&rows[l], w[l] + k, n);
+// A row of a tile: the steps of a row of weights, then its scales as floats, both in whole vectors.
+INLINE size_t q8_tile_row_bytes(size_t C) {
+    return (q8_steps(C) + (q8_num_scales(C) + VL - 1) / VL * VL) * sizeof(float);
+}
+
+INLINE void q8_tile_row(void* to, const void* weights, const uint16_t* scales, size_t C) {
+    size_t stride = dtype_row_stride(DTYPE_Q8, C), blocks = q8_num_scales(C), steps = q8_steps(C);
+    float* out = to;
+    for (size_t k = 0; k < steps; k += VL) {
+        vi w = q8_row_steps(weights, k, stride);
+        vf_store(out + k, (vf)(INT8_SHIFT != 0 ? w ^ (int32_t)0x80808080 : w));
+    }
+    for (size_t b = 0; b < blocks; b += VL) vf_store(out + steps + b, scales_widen(scales + b, blocks - b));
+}
+
+// Of n packed rows the numbers [0, count) that begin `offset` bytes in, `per_block` for each block, become numbers
+// `first` and following of the blocks of a group.
+INLINE void q8_group_numbers(void* group, const char* packed, size_t bytes, size_t n, size_t offset, size_t count,
+                             size_t per_block, size_t first) {
+    for (size_t k = 0; k < count; k += VL) {
+        vf rows[VL];
+        UNROLL for (size_t r = 0; r < VL; r++) {
+            const char* at = packed + r * bytes + offset;
+            if (r >= n) rows[r] = (vf){0};
+            else rows[r] = per_block > 1 ? (vf)lane_steps(at + k * LANE_ELEMENTS) : vf_load(at + k * sizeof(float));
         }
         transpose(rows);
-        for (size_t i = 0; i < n / 4; i++) q8_panel_put(panel, k / 4 + i, (vi)rows[i]);
-    }
-    for (size_t b = 0; b < blocks; b += VL) {
-        UNROLL for (int l = 0; l < VL; l++) rows[l] =
-            w[l] != NULL ? scales_widen(w_scales[l] + b, blocks - b) : (vf){0};
-        transpose(rows);
-        for (size_t i = 0; i < VL && b + i < blocks; i++) {
-            vf_store(q8_panel_block(panel, b + i) + LANE_STEPS * TALL_COLUMNS, rows[i]);
+        for (size_t i = 0; i < VL && k + i < count; i++) {
+            size_t number = k + i, block = number / per_block, place = first + number % per_block;
+            vf_store((float*)group + (block * (LANE_STEPS + 2) + place) * VL, rows[i]);
         }
     }
 }
 
-// A packed row becomes number `index` of a group (padded blocks, LANE_STEPS + 2, TALL_ROWS): elements, then scales, then
-// shifts. NULL: a row of zeros.
-static void q8_group_row(void* group, size_t index, const void* packed, size_t C) {
-    int32_t* out = (int32_t*)group + index;
-    for (size_t b = 0; b < q8_num_scales(C); b++, out += Q8_BLOCK_BYTES / 4 * TALL_ROWS) {
-        int32_t block[Q8_BLOCK_BYTES / 4] = {0};
-        if (packed != NULL) {
-            Q8Row row = q8_row(packed, C);
-            const int8_t* x = row.elements + b * Q8_BLOCK;
-            if (LANE_ELEMENTS == 4) memcpy(block, x, Q8_BLOCK);
-            for (size_t i = 0; LANE_ELEMENTS == 2 && i < LANE_STEPS; i++) { // as even_elements and odd_elements
-                const int8_t* quad = x + i / 2 * 4 + i % 2;
-                block[i] = (int32_t)((uint32_t)(uint16_t)quad[0] | (uint32_t)(uint16_t)quad[2] << 16);
-            }
-            memcpy(&block[LANE_STEPS], &row.scales[b], 4);
-            block[LANE_STEPS + 1] = row.shifts[b];
-        }
-        for (size_t i = 0; i < Q8_BLOCK_BYTES / 4; i++) out[i * TALL_ROWS] = block[i];
-    }
+// n packed rows become a group (blocks, LANE_STEPS + 2, VL): steps, then the scale, then the shift, a lane for each row.
+static void q8_group_rows(void* group, const void* packed, size_t bytes, size_t n, size_t C) {
+    size_t blocks = q8_num_scales(C);
+    Q8Row row = q8_row(packed, C); // the first
+    const char *start = packed, *scales = (const char*)row.scales, *shifts = (const char*)row.shifts;
+    q8_group_numbers(group, packed, bytes, n, 0, blocks * LANE_STEPS, LANE_STEPS, 0);
+    q8_group_numbers(group, packed, bytes, n, (size_t)(scales - start), blocks, 1, LANE_STEPS);
+    q8_group_numbers(group, packed, bytes, n, (size_t)(shifts - start), blocks, 1, LANE_STEPS + 1);
 }
 
-// acc += one block of a group of rows times one block of a panel.
-INLINE void q8_tall_block(vf (*acc)[TALL_VECTORS], const int32_t* x, const float* w) {
-    vi sums[TALL_ROWS][TALL_VECTORS];
-    UNROLL for (int r = 0; r < TALL_ROWS; r++) {
-        vi shift = (vi){0};
-        if (INT8_SHIFT != 0) shift += x[(LANE_STEPS + 1) * TALL_ROWS + r];
-        UNROLL for (int v = 0; v < TALL_VECTORS; v++) sums[r][v] = shift;
+// acc (TALL_COLUMNS, groups) += block b of groups of rows times block b of a tile's rows of weights.
+INLINE void q8_tall_block(vf (*acc)[TALL_GROUPS], const float* const* x, const char* const* w, size_t b, size_t C,
+                          int groups) {
+    vi sums[TALL_COLUMNS][TALL_GROUPS];
+    const float* rows[TALL_GROUPS];
+    UNROLL for (int g = 0; g < groups; g++) {
+        rows[g] = x[g] + b * (LANE_STEPS + 2) * VL;
+        vi shift = INT8_SHIFT != 0 ? vi_load(rows[g] + (LANE_STEPS + 1) * VL) : (vi){0};
+        UNROLL for (int c = 0; c < TALL_COLUMNS; c++) sums[c][g] = shift;
     }
-    for (int i = 0; i < LANE_STEPS; i++) { // not unrolled: gcc would add in another order and spill
-        UNROLL for (int r = 0; r < TALL_ROWS; r++) {
-            vi element = x[i * TALL_ROWS + r] - (vi){0};
-            UNROLL for (int v = 0; v < TALL_VECTORS; v++) {
-                sums[r][v] = lane_dot(sums[r][v], vi_load(w + i * TALL_COLUMNS + v * VL), element);
-            }
+    for (size_t i = 0; i < LANE_STEPS; i++) { // not unrolled: gcc would add in another order and spill
+        vi elements[TALL_GROUPS];
+        UNROLL for (int g = 0; g < groups; g++) elements[g] = vi_load(rows[g] + i * VL);
+        UNROLL for (int c = 0; c < TALL_COLUMNS; c++) {
+            int32_t weights;
+            memcpy(&weights, w[c] + (b * LANE_STEPS + i) * sizeof weights, sizeof weights);
+            UNROLL for (int g = 0; g < groups; g++) sums[c][g] = lane_dot(sums[c][g], weights - (vi){0}, elements[g]);
         }
     }
-    UNROLL for (int r = 0; r < TALL_ROWS; r++) {
+    UNROLL for (int c = 0; c < TALL_COLUMNS; c++) {
         float scale;
-        memcpy(&scale, &x[LANE_STEPS * TALL_ROWS + r], sizeof scale);
-        UNROLL for (int v = 0; v < TALL_VECTORS; v++) {
-            vf w_scale = vf_load(w + LANE_STEPS * TALL_COLUMNS + v * VL);
-            acc[r][v] += __builtin_convertvector(sums[r][v], vf) * (w_scale * vf_set(scale));
+        memcpy(&scale, w[c] + (q8_steps(C) + b) * sizeof scale, sizeof scale);
+        UNROLL for (int g = 0; g < groups; g++) {
+            vf x_scale = vf_load(rows[g] + LANE_STEPS * VL);
+            acc[c][g] += __builtin_convertvector(sums[c][g], vf) * (vf_set(scale) * x_scale);
         }
     }
 }
 
-// Lanes i and i + LANE_PAIRS of a tile's sums, added.
-INLINE void q8_tall_pair(vf (*sums)[TALL_VECTORS], const float* x, const float* panel, size_t i, size_t blocks) {
-    vf other[TALL_ROWS][TALL_VECTORS] = {{{0}}};
-    UNROLL for (int r = 0; r < TALL_ROWS; r++) {
-        UNROLL for (int v = 0; v < TALL_VECTORS; v++) sums[r][v] = (vf){0};
-    }
-    const int32_t* rows = (const int32_t*)(const void*)x;
-    for (size_t b = i; b < blocks; b += VL) {
-        q8_tall_block(sums, rows + b * (LANE_STEPS + 2) * TALL_ROWS, panel + b * (LANE_STEPS + 1) * TALL_COLUMNS);
-    }
-    for (size_t b = i + LANE_PAIRS; b < blocks; b += VL) {
-        q8_tall_block(other, rows + b * (LANE_STEPS + 2) * TALL_ROWS, panel + b * (LANE_STEPS + 1) * TALL_COLUMNS);
-    }
-    UNROLL for (int r = 0; r < TALL_ROWS; r++) {
-        UNROLL for (int v = 0; v < TALL_VECTORS; v++) sums[r][v] += other[r][v];
-    }
+// acc (2, TALL_COLUMNS, groups): lanes i and i + LANE_PAIRS of a tile's sums.
+INLINE void q8_tall_pair(TallSums* acc, const float* const* x, const char* const* w, size_t i, size_t C, int groups) {
+    for (size_t b = i; b < q8_num_scales(C); b += VL) q8_tall_block(acc[0], x, w, b, C, groups);
+    for (size_t b = i + LANE_PAIRS; b < q8_num_scales(C); b += VL) q8_tall_block(acc[1], x, w, b, C, groups);
 }
 
 #endif

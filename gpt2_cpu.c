@@ -18,8 +18,8 @@
 #include "cpu_kernels.h"
 #include "cpu_variants.h"
 
-// Tokens of a prompt that pass through the layers together, at most. Weights are read, and put into panels, once per
-// chunk: with 256 rows that is some percent of the arithmetic.
+// Tokens of a prompt that pass through the layers together, at most. Weights are read once per chunk, which with 256 rows
+// takes a small part of the arithmetic's time.
 enum { CHUNK = 256 };
 
 // Up to this many rows each thread packs all activations for itself: cheaper than sharing the work and then waiting. No
@@ -177,10 +177,10 @@ struct Device {
     char* packed; // (R rounded up to groups) packed rows of up to 4C elements
     // scratch of each thread
     float* row;    // (num_threads, 4C) one normalised row
-    char* alone;   // (num_threads, ROWS_PACKED_ALONE) packed rows
+    char* alone;   // (num_threads, alone_rows) packed rows, ROWS_PACKED_ALONE or a group of them
     float* scores; // (num_threads, ATTENTION_MAX_QUERIES, maxT rounded up)
-    char* panel;   // (num_threads) panels of weights with up to 4C elements in a row, or NULL
-    size_t packed_bytes, scores_floats, panel_bytes;
+    char* tile;    // (num_threads) scratch of the product for many rows, or NULL
+    size_t packed_bytes, scores_floats, tile_bytes, alone_rows;
     Barrier barrier;
     Team team;
     Profile* profile; // or NULL
@@ -190,7 +190,7 @@ struct Device {
 
 static void cpu_close(Device* d) {
     if (d == NULL) return;
-    void* blocks[] = {d->cache, d->x, d->qkv, d->att, d->fc, d->packed, d->row, d->alone, d->scores, d->panel};
+    void* blocks[] = {d->cache, d->x, d->qkv, d->att, d->fc, d->packed, d->row, d->alone, d->scores, d->tile};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) free(blocks[i]);
     free(d);
 }
@@ -214,19 +214,20 @@ static bool cpu_allocate(Device* d, Error* error) {
     size_t long_row = d->kernels->packed_row_bytes(d->model->dtype, 4 * C);
     d->packed_bytes = short_row > long_row ? short_row : long_row;
     d->scores_floats = ATTENTION_MAX_QUERIES * round_up(T, KEY_BLOCK);
-    size_t short_panel = d->kernels->panel_bytes(d->model->dtype, C);
-    size_t long_panel = d->kernels->panel_bytes(d->model->dtype, 4 * C);
-    d->panel_bytes = R < tall_product_rows(d->model->dtype) ? 0 : short_panel > long_panel ? short_panel : long_panel;
+    d->alone_rows = d->kernels->rows_of_group > ROWS_PACKED_ALONE ? d->kernels->rows_of_group : ROWS_PACKED_ALONE;
+    size_t short_tile = d->kernels->tile_bytes(d->model->dtype, C);
+    size_t long_tile = d->kernels->tile_bytes(d->model->dtype, 4 * C);
+    d->tile_bytes = R < tall_product_rows(d->model->dtype) ? 0 : short_tile > long_tile ? short_tile : long_tile;
     return (d->cache = allocate(heads, d->key_bytes + d->value_bytes, "KV cache (a smaller -n, --ctx or -b needs less)",
                                 error)) &&
            (d->x = allocate(R, C * sizeof(float), "activations", error)) &&
            (d->qkv = allocate(R, 3 * C * sizeof(float), "activations", error)) &&
            (d->att = allocate(R, C * sizeof(float), "activations", error)) &&
            (d->fc = allocate(R, 4 * C * sizeof(float), "activations", error)) &&
-           (d->packed = allocate(round_up(R, d->kernels->group_rows), d->packed_bytes, "activations", error)) &&
+           (d->packed = allocate(round_up(R, d->kernels->rows_of_group), d->packed_bytes, "activations", error)) &&
            (d->row = allocate(threads, 4 * C * sizeof(float), "activations", error)) &&
-           (d->alone = allocate(threads * ROWS_PACKED_ALONE, d->packed_bytes, "activations", error)) &&
-           (d->panel_bytes == 0 || (d->panel = allocate(threads, d->panel_bytes, "panels of weights", error))) &&
+           (d->alone = allocate(threads * d->alone_rows, d->packed_bytes, "activations", error)) &&
+           (d->tile_bytes == 0 || (d->tile = allocate(threads, d->tile_bytes, "tiles of weights", error))) &&
            (d->scores = allocate(threads, d->scores_floats * sizeof(float),
                                  "attention scores (a smaller --ctx or -t needs less)", error));
 }
@@ -380,37 +381,39 @@ static const void* pack(const Stage* s, const float* inp, size_t R, size_t C, No
     Device* d = s->d;
     DType dtype = d->model->dtype;
     bool alone = R <= ROWS_PACKED_ALONE;
-    char* mine = d->alone + (size_t)s->thread * ROWS_PACKED_ALONE * d->packed_bytes;
+    char* mine = d->alone + (size_t)s->thread * d->alone_rows * d->packed_bytes;
     char* out = alone ? mine : d->packed;
-    size_t bytes = d->kernels->packed_row_bytes(dtype, C), begin = 0, end = R, group = d->kernels->group_rows;
-    if (!alone) share(s, R, is_tall ? group : 1, &begin, &end);
-    for (size_t r = begin; r < end; r++) {
-        pack_row(s, is_tall ? mine : out + r * bytes, inp, r, C, norm);
-        if (is_tall) d->kernels->group_row(out + r / group * group * bytes, r % group, mine, dtype, C);
-    }
-    for (size_t r = end; is_tall && end == R && r < round_up(R, group); r++) {
-        d->kernels->group_row(out + r / group * group * bytes, r % group, NULL, dtype, C);
+    size_t bytes = d->kernels->packed_row_bytes(dtype, C), begin = 0, end = R;
+    size_t group = is_tall ? d->kernels->rows_of_group : 1;
+    if (!alone) share(s, R, group, &begin, &end);
+    for (size_t first = begin; first < end; first += group) {
+        size_t n = end - first < group ? end - first : group;
+        char* packed = is_tall ? mine : out + first * bytes;
+        for (size_t r = 0; r < n; r++) pack_row(s, packed + r * bytes, inp, first + r, C, norm);
+        if (is_tall) d->kernels->group_rows(out + first * bytes, mine, n, dtype, C);
     }
     if (!alone) stage_barrier(s);
     return out;
 }
 
 // This thread's share of a tall product. Columns in units, and for each of them the groups of rows, are dealt out in
-// one row, so that many threads find work in few columns too.
+// one row, so that many threads find work in few columns too: a share may begin and end within a unit.
 static void matmul_tall(const Stage* s, float* out, const char* packed, const Tensor* weight, const float* bias,
                         size_t R, size_t C, size_t OC, Epilogue epilogue) {
     const Device* d = s->d;
-    const size_t unit = TALL_PRODUCT_COLUMNS, group = d->kernels->group_rows, groups = (R + group - 1) / group;
+    const size_t unit = TALL_PRODUCT_COLUMNS, group = d->kernels->rows_of_group, groups = (R + group - 1) / group;
     size_t bytes = d->kernels->packed_row_bytes(d->model->dtype, C), at, end;
-    float* panel = (float*)(void*)(d->panel + (size_t)s->thread * d->panel_bytes);
+    void* tile = d->tile_bytes > 0 ? d->tile + (size_t)s->thread * d->tile_bytes : NULL;
     share(s, (OC + unit - 1) / unit * groups, 1, &at, &end);
     while (at < end) {
-        size_t column = at / groups * unit, row = at % groups * group;
-        size_t n = groups - at % groups < end - at ? groups - at % groups : end - at;
-        size_t rows = R - row < n * group ? R - row : n * group, last = OC - column < unit ? OC : column + unit;
+        size_t column = at / groups * unit, row = at % groups * group, n = groups - at % groups, units = 1;
+        if (row == 0 && end - at > groups) units = (end - at) / groups;
+        if (n > end - at) n = end - at;
+        size_t rows = R - row < n * group ? R - row : n * group;
+        size_t last = OC - column < units * unit ? OC : column + units * unit;
         d->kernels->matmul_tall(out + row * OC, packed + row * bytes, weight, bias, rows, C, OC, column, last, epilogue,
-                                panel);
-        at += n;
+                                tile);
+        at += units * n;
     }
 }
 

@@ -361,7 +361,8 @@ typedef struct {
     const Ladder* l;
     float *out, *inp;      // (R, OC), (R, C)
     char* packed;          // (R rounded up to groups) packed rows
-    char* panels;          // (threads) panels of weights
+    char* rows;            // (threads) packed rows of a group
+    char* tiles;           // (threads) scratch of the product for many rows
     const Tensor* weights; // (NUM_DTYPES)
     const float* bias;     // (OC)
     size_t R, C, OC;
@@ -455,22 +456,21 @@ static void gemm_kernels(const Gemm* g, DType dtype) {
 static void gemm_tall(const Gemm* g, DType dtype) {
     const CpuKernels* k = g->l->kernels;
     int threads = g->l->threads;
-    size_t bytes = k->packed_row_bytes(dtype, g->C), group = k->group_rows, panel = k->panel_bytes(dtype, g->C);
+    size_t bytes = k->packed_row_bytes(dtype, g->C), group = k->rows_of_group, tile = k->tile_bytes(dtype, g->C);
     size_t groups = (g->R + group - 1) / group;
 #pragma omp parallel for num_threads(threads)
     for (size_t i = 0; i < groups; i++) {
-        char* row = g->panels + (size_t)omp_get_thread_num() * panel; // which is not in use yet
-        for (size_t r = i * group; r < (i + 1) * group; r++) {
-            if (r < g->R) k->pack_row(row, g->inp + r * g->C, dtype, g->C);
-            k->group_row(g->packed + i * group * bytes, r % group, r < g->R ? row : NULL, dtype, g->C);
-        }
+        char* rows = g->rows + (size_t)omp_get_thread_num() * group * g->l->packed_bytes;
+        size_t first = i * group, n = g->R - first < group ? g->R - first : group;
+        for (size_t r = 0; r < n; r++) k->pack_row(rows + r * bytes, g->inp + (first + r) * g->C, dtype, g->C);
+        k->group_rows(g->packed + first * bytes, rows, n, dtype, g->C);
     }
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int t = 0; t < threads; t++) {
         size_t begin, end;
         share(g->OC, t, threads, &begin, &end);
         k->matmul_tall(g->out, g->packed, &g->weights[dtype], g->bias, g->R, g->C, g->OC, begin, end, EPILOGUE_STORE,
-                       (float*)(void*)(g->panels + (size_t)t * panel));
+                       g->tiles + (size_t)t * tile);
     }
 }
 
@@ -486,11 +486,11 @@ static void prefill_steps(Ladder* l, Gemm* g, float* before) {
         {"blocked, vectors", gemm_blocked, DTYPE_F32, 1e-5},
         {"register tile", gemm_tiled, DTYPE_F32, 1e-6},
         {"the program's tiles, f32", gemm_kernels, DTYPE_F32, 1e-5},
-        {"transposed panels, f32", gemm_tall, DTYPE_F32, 0},
+        {"rows as lanes, f32", gemm_tall, DTYPE_F32, 0},
         {"the program's tiles, bf16", gemm_kernels, DTYPE_BF16, 1e-2},
-        {"transposed panels, bf16", gemm_tall, DTYPE_BF16, 0},
+        {"rows as lanes, bf16", gemm_tall, DTYPE_BF16, 0},
         {"the program's tiles, q8", gemm_kernels, DTYPE_Q8, 3e-2},
-        {"transposed panels, q8", gemm_tall, DTYPE_Q8, 0},
+        {"rows as lanes, q8", gemm_tall, DTYPE_Q8, 0},
     };
     size_t n = g->R * g->OC;
     for (int s = 0; s < (int)(sizeof steps / sizeof *steps); s++) {
@@ -527,10 +527,12 @@ static void prefill_ladder(Ladder* l) {
     g.bias = gpt2_vector(&l->models[DTYPE_F32], FCB, 0);
     g.inp = allocate(g.R * g.C, sizeof *g.inp, "activations", &error);
     g.out = allocate(g.R * g.OC, sizeof *g.out, "activations", &error);
-    g.packed = allocate(g.R + l->kernels->group_rows, l->packed_bytes, "activations", &error);
-    g.panels = allocate((size_t)l->threads, l->kernels->panel_bytes(DTYPE_F32, C), "panels of weights", &error);
+    g.packed = allocate(g.R + l->kernels->rows_of_group, l->packed_bytes, "activations", &error);
+    g.rows = allocate((size_t)l->threads * l->kernels->rows_of_group, l->packed_bytes, "activations", &error);
+    g.tiles = allocate((size_t)l->threads, l->kernels->tile_bytes(DTYPE_Q8, C), "tiles of weights", &error);
     float* before = allocate(g.R * g.OC, sizeof *before, "activations", &error);
-    if (g.inp == NULL || g.out == NULL || g.packed == NULL || g.panels == NULL || before == NULL) die(&error);
+    if (g.inp == NULL || g.out == NULL || g.packed == NULL || g.rows == NULL || g.tiles == NULL || before == NULL)
+        die(&error);
     Tensor wte = gpt2_tensor(&l->models[DTYPE_F32], WTE, 0);
     for (size_t r = 0; r < g.R; r++) gpt2_matrix_row(g.inp + r * C, &wte, r, C);
     printf("prefill: %zu rows, %zu to %zu channels, %d thread%s\n", g.R, g.C, g.OC, l->threads,
@@ -539,7 +541,8 @@ static void prefill_ladder(Ladder* l) {
     free(g.inp);
     free(g.out);
     free(g.packed);
-    free(g.panels);
+    free(g.rows);
+    free(g.tiles);
     free(before);
 }
 

@@ -109,18 +109,18 @@ static void product(const CpuKernels* k, const Problem* p, float* out, size_t fi
 static void product_tall(const CpuKernels* k, const Problem* p, float* out, size_t begin, size_t end,
                          Epilogue epilogue) {
     DType dtype = p->weight.dtype;
-    size_t bytes = k->packed_row_bytes(dtype, p->C), group = k->group_rows, groups = (p->R + group - 1) / group;
-    Guarded packed = guarded(groups * group * bytes), panel = guarded(k->panel_bytes(dtype, p->C));
-    char* row = malloc(bytes);
-    for (size_t r = 0; r < groups * group; r++) {
-        if (r < p->R) k->pack_row(row, p->inp + r * p->C, dtype, p->C);
-        k->group_row(packed.data + r / group * group * bytes, r % group, r < p->R ? row : NULL, dtype, p->C);
+    size_t bytes = k->packed_row_bytes(dtype, p->C), group = k->rows_of_group, groups = (p->R + group - 1) / group;
+    Guarded packed = guarded(groups * group * bytes), tile = guarded(k->tile_bytes(dtype, p->C));
+    Guarded rows = guarded(group * bytes);
+    for (size_t first = 0; first < p->R; first += group) {
+        size_t n = p->R - first < group ? p->R - first : group;
+        for (size_t r = 0; r < n; r++) k->pack_row(rows.data + r * bytes, p->inp + (first + r) * p->C, dtype, p->C);
+        k->group_rows(packed.data + first * bytes, rows.data, n, dtype, p->C);
     }
-    k->matmul_tall(out, packed.data, &p->weight, p->bias, p->R, p->C, p->OC, begin, end, epilogue,
-                   (float*)(void*)panel.data);
-    free(row);
+    k->matmul_tall(out, packed.data, &p->weight, p->bias, p->R, p->C, p->OC, begin, end, epilogue, tile.data);
+    guarded_free(&rows);
     guarded_free(&packed);
-    guarded_free(&panel);
+    guarded_free(&tile);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -187,8 +187,8 @@ static void test_products(Tests* t, const CpuKernels* k, DType dtype) {
 
 // The product for many rows against the one for few, each way of putting results away, on two ranges of columns.
 static void test_tall_products(Tests* t, const CpuKernels* k, DType dtype) {
-    static const size_t shapes[][3] = {{1, 30, 37},  {7, 64, 10},   {13, 520, 33}, {6, 1601, 18},
-                                       {33, 96, 70}, {37, 768, 64}, {7, 1056, 40}};
+    static const size_t shapes[][3] = {{1, 30, 37},   {7, 64, 10},   {13, 520, 33},  {6, 1601, 18}, {33, 96, 70},
+                                       {37, 768, 64}, {7, 1056, 40}, {17, 3072, 50}, {50, 2500, 7}, {300, 1024, 55}};
     static const Epilogue epilogues[] = {EPILOGUE_STORE, EPILOGUE_ADD, EPILOGUE_GELU};
     enum { SHAPES = sizeof shapes / sizeof *shapes };
     size_t compared = 0, differ = 0;
