@@ -166,8 +166,8 @@ static void bench_prefill(Bench* b, int unused, int T) {
     if (o->peer != NULL) peer_choose_flags(o, row.peer_flags, T, 0, 0);
     Times peaks = {.n = 0};
     for (int i = 0; i < o->repeats; i++) {
+        run_seconds(b, b->device, 0, T); // warms up: the threads slept while the peer ran
         times_add(&peaks, machine_product_rate(cpu_kernels_select(o->kernels)->name, b->model.dtype, o->threads));
-        run_seconds(b, b->device, 0, T); // warms up
         times_add(&row.seconds, run_seconds(b, b->device, 0, T));
         if (o->peer != NULL) times_add(&row.peer, peer_seconds(o, row.peer_flags, T, 0, 0));
     }
