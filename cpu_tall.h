@@ -36,7 +36,8 @@ static void group_rows(void* group, const void* packed, size_t n, DType dtype, s
 
 // What is worked with at a time: steps [first, last) of the weights' rows. Q8 has its own order of sums and no segments.
 typedef struct {
-    size_t first, last, steps; // of a whole row
+    size_t first, last;
+    size_t steps; // of a whole row
 } Segment;
 
 INLINE size_t tall_segments(const Product* p, Arithmetic arithmetic) {
