@@ -102,12 +102,18 @@ static double run_seconds(const Bench* b, Device* device, int position, int T) {
     return seconds_now() - start;
 }
 
-// After a pause, threads and clocks need some time before a token takes what it takes.
-static const double WARM_UP = 0.1; // seconds
+// After a pause, such as a peer's run, threads and clocks need some time before a run takes what it takes: for tens of
+// milliseconds two threads may share a processor.
+static void warm_up(const Bench* b, Device* device, int position, int T) {
+    const double least = 0.1; // seconds
+    double begin = seconds_now();
+    do run_seconds(b, device, position, T);
+    while (seconds_now() - begin < least);
+}
 
 double bench_decode_seconds(const Bench* b, Device* device, int position, int n) {
-    double seconds = 0, begin = seconds_now();
-    while (seconds_now() - begin < WARM_UP) run_seconds(b, device, position, 1);
+    double seconds = 0;
+    warm_up(b, device, position, 1);
     for (int i = 0; i < n; i++) seconds += run_seconds(b, device, position + i, 1);
     return seconds / n;
 }
@@ -166,8 +172,7 @@ static void bench_prefill(Bench* b, int unused, int T) {
     if (o->peer != NULL) peer_choose_flags(o, row.peer_flags, T, 0, 0);
     Times peaks = {.n = 0};
     for (int i = 0; i < o->repeats; i++) {
-        // while the peer ran the threads slept, and for a while after they may share a processor
-        for (int n = o->peer != NULL ? 4 : 1; n > 0; n--) run_seconds(b, b->device, 0, T);
+        warm_up(b, b->device, 0, T);
         times_add(&row.seconds, run_seconds(b, b->device, 0, T));
         times_add(&peaks, machine_product_rate(cpu_kernels_select(o->kernels)->name, b->model.dtype, o->threads));
         if (o->peer != NULL) times_add(&row.peer, peer_seconds(o, row.peer_flags, T, 0, 0));
