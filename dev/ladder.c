@@ -529,7 +529,12 @@ static void prefill_ladder(Ladder* l) {
     g.out = allocate(g.R * g.OC, sizeof *g.out, "activations", &error);
     g.packed = allocate(g.R + l->kernels->rows_of_group, l->packed_bytes, "activations", &error);
     g.rows = allocate((size_t)l->threads * l->kernels->rows_of_group, l->packed_bytes, "activations", &error);
-    g.tiles = allocate((size_t)l->threads, l->kernels->tile_bytes(DTYPE_Q8, C), "tiles of weights", &error);
+    size_t tile = 1; // processors without bf16 products copy those weights too
+    for (int dtype = 0; dtype < NUM_DTYPES; dtype++) {
+        size_t bytes = l->kernels->tile_bytes((DType)dtype, C);
+        if (bytes > tile) tile = bytes;
+    }
+    g.tiles = allocate((size_t)l->threads, tile, "tiles of weights", &error);
     float* before = allocate(g.R * g.OC, sizeof *before, "activations", &error);
     if (g.inp == NULL || g.out == NULL || g.packed == NULL || g.rows == NULL || g.tiles == NULL || before == NULL)
         die(&error);
