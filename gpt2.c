@@ -16,6 +16,7 @@
 #include "npy.h"         // npy_open: --logits
 #include "open_device.h" // on the CPU or a GPU
 #include "options.h"     // Options, options_parse
+#include "processors.h"  // cpu_threads
 #include "prompt.h"      // prompt_read
 #include "report.h"      // Generation, and everything that is told about it
 #include "sampler.h"     // sampler_next: logits -> token

@@ -5,9 +5,6 @@
 // another thread wrote in the stage before.
 #include "gpt2_kernels.h"
 
-#include <math.h>
-#include <sched.h>
-#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +14,8 @@
 
 #include "cpu_kernels.h"
 #include "cpu_variants.h"
+#include "processors.h"
+#include "team.h"
 
 // Tokens of a prompt that pass through the layers together, at most. Weights are read once per chunk, which with 256 rows
 // takes a small part of the arithmetic's time.
@@ -47,117 +46,6 @@ const CpuKernels* cpu_kernels_select(const char* name) {
     return NULL;
 }
 
-// Is this the first of the processors that share its core? Linux lists them as "0,64" or "0-1"; where the list cannot
-// be read every processor counts as a core.
-static bool is_first_of_core(int cpu) {
-    char path[96];
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
-    FILE* f = fopen(path, "r");
-    int first = cpu;
-    if (f != NULL) {
-        if (fscanf(f, "%d", &first) != 1) first = cpu;
-        fclose(f);
-    }
-    return first == cpu;
-}
-
-// Number of processors that this process may run on, which ones in *allowed unless that is NULL.
-static int allowed_processors(cpu_set_t* allowed) {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0) CPU_ZERO(&set);
-    if (allowed != NULL) *allowed = set;
-    return CPU_COUNT(&set);
-}
-
-static int cpu_processors(void) {
-    int processors = allowed_processors(NULL);
-    return processors > 0 ? processors : 1;
-}
-
-int cpu_physical_cores(void) {
-    cpu_set_t allowed;
-    int cores = 0;
-    allowed_processors(&allowed);
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (CPU_ISSET(cpu, &allowed) && is_first_of_core(cpu)) cores++;
-    }
-    if (cores > 0) return cores;
-    return cpu_processors(); // pinned to second threads only, or not known
-}
-
-int cpu_threads(int asked) {
-    int threads = asked > 0 ? asked : cpu_physical_cores(), processors = cpu_processors();
-    return threads < processors ? threads : processors;
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// threads
-
-// All threads wait for the last one. They spin for some tens of microseconds, longer than a stage of a small model
-// lasts, then give the processor away; with more threads than processors they give it away at once.
-typedef struct {
-    _Alignas(64) atomic_int arrived;
-    _Alignas(64) atomic_int rounds;
-    _Alignas(64) atomic_llong waited; // after spinning, by all threads together, nanoseconds
-    int spins;
-} Barrier;
-
-// How many threads run. A thread that has lost its processor to another process keeps all others waiting, for
-// milliseconds each time; then fewer threads are faster. Results do not depend on their number.
-typedef struct {
-    int size;        // of num_threads
-    double seconds;  // that runs have taken since the size was last thought over
-    double reduced;  // since the last thread was let go
-    double patience; // until all try again
-} Team;
-
-static inline void cpu_relax(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-static void barrier_wait(Barrier* barrier, int num_threads) {
-    if (num_threads == 1) return;
-    int round = atomic_load_explicit(&barrier->rounds, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) == num_threads - 1) {
-        atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&barrier->rounds, round + 1, memory_order_release);
-        return;
-    }
-    for (int spins = 0; spins < barrier->spins; spins++) {
-        if (atomic_load_explicit(&barrier->rounds, memory_order_acquire) != round) return;
-        cpu_relax();
-    }
-    double start = seconds_now();
-    while (atomic_load_explicit(&barrier->rounds, memory_order_acquire) == round) sched_yield();
-    long long waited = (long long)(1e9 * (seconds_now() - start));
-    atomic_fetch_add_explicit(&barrier->waited, waited, memory_order_relaxed);
-}
-
-// After a run that took so many seconds. While one of n threads lags behind, the others wait for a share w of the time;
-// without it they would take (1 - w) n / (n - 1) of the time, less as soon as w > 1 / n, and then one is let go. From
-// time to time all try again, ever more rarely as long as it is in vain.
-static void team_adapt(Team* team, Barrier* barrier, int num_threads, double seconds) {
-    const double window = 0.025, least_patience = 0.25, most_patience = 4;
-    team->seconds += seconds;
-    team->reduced += seconds;
-    if (team->seconds < window) return;
-    double waited = 1e-9 * (double)atomic_exchange(&barrier->waited, 0); // w (n - 1) of the time
-    if (team->size > 1 && waited * team->size > (team->size - 1) * team->seconds) {
-        if (team->size == num_threads) team->patience = fmin(2 * team->patience, most_patience);
-        team->size--;
-        team->reduced = 0;
-    } else if (team->size == num_threads) {
-        team->patience = least_patience;
-    } else if (team->reduced >= team->patience) {
-        team->size = num_threads;
-    }
-    team->seconds = 0;
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // the device
 
@@ -181,8 +69,8 @@ struct Device {
     float* scores; // (num_threads, ATTENTION_MAX_QUERIES, maxT rounded up)
     char* tile;    // (num_threads) scratch of the product for many rows, or NULL
     size_t packed_bytes, scores_floats, tile_bytes, alone_rows;
-    Barrier barrier;
     Team team;
+    double ended;     // the last run, as seconds_now() counts
     Profile* profile; // or NULL
     float* residuals; // (L + 1, max_batch, maxT, C) of the caller, or NULL
     char description[96];
@@ -192,6 +80,7 @@ static void cpu_close(Device* d) {
     if (d == NULL) return;
     void* blocks[] = {d->cache, d->x, d->qkv, d->att, d->fc, d->packed, d->row, d->alone, d->scores, d->tile};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) free(blocks[i]);
+    team_close(&d->team);
     free(d);
 }
 
@@ -252,11 +141,9 @@ static Device* cpu_open(const GPT2Model* model, const DeviceOptions* options, Er
 #else
     d->num_threads = 1;
 #endif
-    d->team = (Team){.size = d->num_threads};
-    d->barrier.spins = d->num_threads <= cpu_processors() ? 2000 : 0;
     snprintf(d->description, sizeof d->description, "CPU, %d thread%s, %s", d->num_threads,
              d->num_threads == 1 ? "" : "s", kernels->name);
-    if (!cpu_allocate(d, error)) {
+    if (!team_open(&d->team, d->num_threads, error) || !cpu_allocate(d, error)) {
         cpu_close(d);
         return NULL;
     }
@@ -320,11 +207,11 @@ static void share(const Stage* s, size_t n, size_t unit, size_t* begin, size_t* 
     if (*end > n) *end = n;
 }
 
-static void stage_barrier(const Stage* s) {
-    Profile* profile = s->d->profile;
-    double arrived = profile != NULL ? seconds_now() : 0;
-    barrier_wait(&s->d->barrier, s->num_threads);
-    if (profile != NULL) profile_waited(profile, s->thread, seconds_now() - arrived);
+// Returns the seconds that this thread has waited for the others.
+static double stage_barrier(const Stage* s) {
+    double waited = team_wait(&s->d->team, s->num_threads);
+    if (s->d->profile != NULL) profile_waited(s->d->profile, s->thread, waited);
+    return waited;
 }
 
 // Every thread ends its part of an operation with this, after the barrier.
@@ -423,14 +310,15 @@ static void linear(const Stage* s, float* out, const float* inp, Norm norm, cons
     const Device* d = s->d;
     bool is_tall = R >= tall_product_rows(d->model->dtype);
     const void* packed = pack(s, inp, R, C, norm, is_tall);
-    size_t begin, end;
     if (is_tall) {
         matmul_tall(s, out, packed, weight, bias, R, C, OC, epilogue);
-    } else {
-        share(s, OC, 16, &begin, &end); // 16 floats: threads do not write to the same cache line
-        d->kernels->matmul(out, packed, weight, bias, R, C, OC, begin, end, epilogue);
+        stage_barrier(s);
+        return;
     }
-    stage_barrier(s);
+    size_t begin, end;
+    team_part(&d->team, s->thread, s->num_threads, OC, 4, &begin, &end); // tiles of 4 columns
+    d->kernels->matmul(out, packed, weight, bias, R, C, OC, begin, end, epilogue);
+    team_waited(&s->d->team, s->thread, stage_barrier(s));
 }
 
 // Attention works on one head of one sequence at a time: number i of B * NH.
@@ -567,6 +455,7 @@ static bool cpu_forward(Device* d, const TokenRun* run, int num_logits, float* l
                        .position = run->position + t,
                        .thread = 0,
                        .num_threads = 1};
+        if (seconds_now() - d->ended > 0.001) part_threads(d->team.size); // they may have slept
         double start = seconds_now();
 #ifdef _OPENMP
 #pragma omp parallel num_threads(d->team.size) firstprivate(stage)
@@ -578,8 +467,8 @@ static bool cpu_forward(Device* d, const TokenRun* run, int num_logits, float* l
 #else
         chunk_forward(&stage, out, (size_t)num_logits * V, wanted);
 #endif
-        // a profile shows the threads that were asked for
-        if (d->profile == NULL) team_adapt(&d->team, &d->barrier, d->num_threads, seconds_now() - start);
+        d->ended = seconds_now();
+        team_adapt(&d->team, d->ended - start, d->profile != NULL); // a profile shows the threads that were asked for
     }
     return true;
 }

@@ -81,13 +81,6 @@ extern const DeviceApi gpt2_cpu;
 // The head alone, on the CPU: logits (R, V) = hidden (R, C) · wteᵀ.
 bool cpu_head(float* logits, const float* hidden, int R, const GPT2Model* model, int num_threads, Error* error);
 
-// Physical cores that this process may run on: the default for num_threads.
-int cpu_physical_cores(void);
-
-// The number of threads to run with when `asked` are asked for, 0 for the default: no more than there are processors
-// that this process may run on, for more would only wait for each other.
-int cpu_threads(int asked);
-
 // What there is to know about a GPU before it is opened.
 typedef struct {
     char name[128], arch[64]; // "AMD Radeon RX 7900 XTX", "gfx1100"

@@ -8,6 +8,7 @@
 
 #include "cpu_kernels.h"
 #include "gpt2_kernels.h"
+#include "processors.h"
 
 // The processor's name as Linux tells it, or the kind of machine where it tells none (ARM, or no /proc).
 static bool cpu_name(char* name, size_t size, Error* error) {

@@ -13,6 +13,8 @@
 #include <arm_neon.h>
 #endif
 
+#include "processors.h"
+
 enum { REPEATS = 7, CHAIN_ROUNDS = 400000 }; // some milliseconds each, longer than the threads need to start
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -161,8 +163,8 @@ static const Variant* find_variant(const char* name) {
 
 // Operations per second of a chain on all threads at once.
 static double chain_rate(const Chain* chain, int threads) {
+    part_threads(threads);
     double start = seconds_now(), ran = 0;
-    (void)threads; // without OpenMP there is one
 #pragma omp parallel num_threads(threads) reduction(+ : ran)
     {
         chain->loop(CHAIN_ROUNDS);
@@ -184,6 +186,7 @@ double machine_product_rate(const char* variant, DType dtype, int threads) {
 static double read_rate(const Variant* v, const Line* lines, size_t n, int passes, int threads, bool is_straight) {
     uint64_t total = 0;
     size_t shares = (size_t)threads;
+    part_threads(threads);
     double start = seconds_now();
 #pragma omp parallel for num_threads(threads) reduction(+ : total) schedule(static, 1)
     for (size_t t = 0; t < shares; t++) {

@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
         {"checkpoint", test_checkpoint},
         {"sampler", test_sampler},
         {"kernels", test_kernels},
+        {"threads", test_threads},
         {"model", test_model},
         {"inside", test_inside},
         {"cli", test_cli},

@@ -19,6 +19,7 @@ static int omp_get_thread_num(void) {
 
 #include "checkpoint.h"
 #include "mapped_file.h"
+#include "processors.h"
 
 _Static_assert(sizeof(size_t) >= 8, "sizes of checkpoints need 64 bits");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "weights are used as the little-endian files hold them");
@@ -147,7 +148,9 @@ static void convert_rows(const Conversion* c, size_t first, size_t n, float* scr
 static Unfit convert(const Conversion* c, float* scratch, size_t scratch_size) {
     Unfit unfit = {0};
     size_t rows = c->shape.rows;
-#pragma omp parallel for schedule(static) if (rows * c->shape.cols >= PARALLEL_ELEMENTS)
+    bool is_large = rows * c->shape.cols >= PARALLEL_ELEMENTS;
+    if (is_large) part_threads(omp_get_max_threads());
+#pragma omp parallel for schedule(static) if (is_large)
     for (size_t first = 0; first < rows; first += TILE) {
         size_t n = rows - first < TILE ? rows - first : TILE;
         convert_rows(c, first, n, scratch + (size_t)omp_get_thread_num() * scratch_size, &unfit);

@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "../cpu_kernels.h"
+#include "../processors.h"
 #include "bench.h"
 #include "bench_model.h"
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "../checkpoint.h"
+#include "../processors.h"
 #include "../tokenizer.h"
 #include "bench.h"
 #include "bench_model.h"

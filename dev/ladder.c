@@ -32,6 +32,7 @@
 #include "../cpu_kernels.h"
 #include "../gpt2_kernels.h"
 #include "../machine.h"
+#include "../processors.h"
 #include "bench_measure.h"
 #include "bench_model.h"
 

@@ -27,6 +27,7 @@ void test_tokenizer(Tests* t);
 void test_checkpoint(Tests* t);
 void test_sampler(Tests* t);
 void test_kernels(Tests* t);
+void test_threads(Tests* t);
 void test_model(Tests* t);
 void test_inside(Tests* t);
 void test_cli(Tests* t);

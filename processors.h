@@ -1,0 +1,20 @@
+// The processors that this process may run on, and how its threads spread over them.
+#ifndef PROCESSORS_H
+#define PROCESSORS_H
+
+// Processors that this process may run on, at least 1.
+int cpu_processors(void);
+
+// Physical cores among them: the default for the number of threads.
+int cpu_physical_cores(void);
+
+// The number of threads to run with when `asked` are asked for, 0 for the default: no more than there are processors
+// that this process may run on, for more would only wait for each other.
+int cpu_threads(int asked);
+
+// Threads that wake together often wake on one processor, and the system takes 10 ms and more to part them. Wakes the
+// num_threads threads of the caller's next parallel region of that many and gives each that shares a processor a free
+// one, on a free core where there is one. None is bound to it afterwards.
+void part_threads(int num_threads);
+
+#endif
