@@ -4,6 +4,8 @@
 #include "machine.h"
 
 #include <math.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +13,10 @@
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+#endif
+
+#ifdef _OPENMP
+#include <omp.h>
 #endif
 
 #include "processors.h"
@@ -212,6 +218,40 @@ double machine_read_rate(const char* variant, const void* buffer, size_t bytes, 
     double straight = read_rate(v, buffer, n, passes, threads, true);
     double in_streams = read_rate(v, buffer, n, passes, threads, false);
     return straight > in_streams ? straight : in_streams;
+}
+
+#ifdef _OPENMP
+// What one of two threads does: number i of n turns is the other's where i + me is odd. They spin, but on one processor
+// would wait for ever longer: then they yield.
+static void take_turns(atomic_int* turn, int me, int n) {
+    for (int i = me; i < n; i += 2) {
+        for (int spins = 0; atomic_load_explicit(turn, memory_order_acquire) != i; spins++) {
+            if (spins > 1000) sched_yield();
+        }
+        atomic_store_explicit(turn, i + 1, memory_order_release);
+    }
+}
+#endif
+
+double machine_handover(void) {
+    double seconds = 0;
+#ifdef _OPENMP
+    enum { WARM_UP = 400, TURNS = 4000 };
+    struct {
+        _Alignas(64) atomic_int warm_up;
+        _Alignas(64) atomic_int turn;
+    } lines = {0};
+    part_threads(2);
+#pragma omp parallel num_threads(2)
+    if (omp_get_num_threads() == 2) {
+        int me = omp_get_thread_num();
+        take_turns(&lines.warm_up, me, WARM_UP);
+        double start = seconds_now();
+        take_turns(&lines.turn, me, TURNS);
+        if (me == 0) seconds = (seconds_now() - start) / TURNS;
+    }
+#endif
+    return seconds;
 }
 
 bool machine_measure(Roof* rates, const char* variant, DType dtype, size_t working_set, int threads, Error* error) {

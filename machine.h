@@ -14,7 +14,11 @@ double machine_read_rate(const char* variant, const void* buffer, size_t bytes, 
 double machine_f32_rate(const char* variant, int threads);
 double machine_product_rate(const char* variant, DType dtype, int threads);
 
-// All of them, each the fastest of several, since a roof is what nothing goes beyond. `working_set` are the bytes to read
+// Seconds in which one thread hands a line of the cache to another: tens of nanoseconds within one die, hundreds between
+// two, each of which has its own way to memory. 0 where no second thread runs.
+double machine_handover(void);
+
+// All the rates, each the fastest of several, since a roof is what nothing goes beyond. `working_set` are the bytes to read
 // over and over.
 bool machine_measure(Roof* rates, const char* variant, DType dtype, size_t working_set, int threads, Error* error);
 

@@ -37,6 +37,7 @@ static void print_limit(const Row* row) {
         printf("  %5.1f GB/s, %3.0f %% of %.1f", 1e-9 * row->bytes / seconds, 100 * row->bytes / seconds / bandwidth,
                1e-9 * bandwidth);
     }
+    if (row->handover.n > 0) printf(", handover %.0f ns", 1e9 * times_median(&row->handover));
     if (row->operations > 0) printf("  %.0f Gop/s", 1e-9 * row->operations / seconds);
     if (row->peak > 0) printf(", %.0f %% of %.0f", 100 * row->operations / seconds / row->peak, 1e-9 * row->peak);
     if (row->predicted > 0) printf("  predicted %.3f ms", 1e3 * row->predicted);
@@ -70,6 +71,7 @@ static void write_json(const Bench* b, const Row* row) {
             row->megabytes, row->peer_megabytes, row->peer_flags, row->note);
     write_times(b->json, "seconds", &row->seconds);
     write_times(b->json, "bandwidth", &row->bandwidth);
+    write_times(b->json, "handover", &row->handover);
     write_times(b->json, "peer_seconds", &row->peer);
     fprintf(b->json, "}\n");
     fflush(b->json);
@@ -147,6 +149,7 @@ static void bench_decode(Bench* b, int depth, int n) {
     for (int i = 0; i < o->repeats; i++) {
         times_add(&row.seconds, bench_decode_seconds(b, b->device, depth, n));
         times_add(&row.bandwidth, read_once(b));
+        if (o->threads > 1) times_add(&row.handover, machine_handover());
         if (o->peer != NULL) times_add(&row.peer, peer_seconds(o, row.peer_flags, 0, n, depth));
     }
     row.predicted = predict(b, times_median(&row.bandwidth), depth + n / 2, 1);

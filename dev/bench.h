@@ -30,6 +30,7 @@ typedef struct {
     const char* unit;  // of the rate
     Times seconds;
     Times bandwidth;   // read bandwidth between the measurements, bytes/s; empty where it does not matter
+    Times handover;    // of a cache line from thread to thread, beside the bandwidth: do they share a way to memory?
     double bytes;      // that one token reads
     double operations; // of one measurement, 0 where they do not matter
     double peak;       // operations per second that the processor does at most, 0: does not matter

@@ -19,11 +19,14 @@ def scaled(row, seconds):
 
 
 def limit(row):
-    """What was used of the memory's bandwidth or of the peak rate, both measured in the same run."""
+    """What was used of the memory's bandwidth or of the peak rate, both measured in the same run; beside the bandwidth the
+    time in which one thread hands a cache line to another."""
     seconds = statistics.median(row["seconds"])
     if row["bandwidth"]:
         rate, most = row["bytes"] / seconds, statistics.median(row["bandwidth"])
-        return f"{1e-9 * rate:.1f} GB/s, {100 * rate / most:.0f} % of {1e-9 * most:.1f}"
+        text = f"{1e-9 * rate:.1f} GB/s, {100 * rate / most:.0f} % of {1e-9 * most:.1f}"
+        handover = row.get("handover")
+        return text + f" ({1e9 * statistics.median(handover):.0f} ns)" if handover else text
     if row["peak"] > 0:
         rate = row["operations"] / seconds
         return f"{1e-9 * rate:.0f} Gop/s, {100 * rate / row['peak']:.0f} % of {1e-9 * row['peak']:.0f}"

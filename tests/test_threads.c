@@ -8,6 +8,7 @@
 #include <omp.h>
 #endif
 
+#include "../machine.h"
 #include "../processors.h"
 #include "../team.h"
 #include "test.h"
@@ -60,6 +61,9 @@ static void test_parting(Tests* t) {
     test_check(t, parted > TRIES * 3 / 4,
                "of two threads on one processor one moves, bound to none: %d of %d times (by itself: %d)", parted,
                TRIES, left_alone);
+    double handover = machine_handover();
+    test_check(t, handover > 1e-9 && handover < 1e-3, "a cache line goes from one thread to another in %.0f ns",
+               1e9 * handover);
     int processors = cpu_processors(), cores = cpu_physical_cores();
     part_threads(2 * processors);
     test_check(t, cores >= 1 && cores <= processors && cpu_threads(1000000) == processors && cpu_threads(0) == cores,
