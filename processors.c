@@ -8,9 +8,33 @@
 #include <omp.h>
 #endif
 
+#ifdef _OPENMP
+// Those of all places that OpenMP binds threads to, for users who ask it to (OMP_PROC_BIND).
+static cpu_set_t bound_processors(void) {
+    cpu_set_t all;
+    int ids[CPU_SETSIZE];
+    CPU_ZERO(&all);
+    for (int place = 0; place < omp_get_num_places(); place++) {
+        int n = omp_get_place_num_procs(place);
+        if (n > CPU_SETSIZE) continue;
+        omp_get_place_proc_ids(place, ids);
+        for (int i = 0; i < n; i++) CPU_SET((size_t)ids[i], &all);
+    }
+    return all;
+}
+
+// Does OpenMP bind threads? Then each may run in its own place only, the one that asks too.
+static bool is_bound(void) {
+    return omp_get_proc_bind() != omp_proc_bind_false && omp_get_num_places() > 0;
+}
+#endif
+
 // Those that this process may run on; none when that cannot be found out.
 static cpu_set_t allowed_processors(void) {
     cpu_set_t allowed;
+#ifdef _OPENMP
+    if (is_bound()) return bound_processors();
+#endif
     if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) CPU_ZERO(&allowed);
     return allowed;
 }
@@ -116,7 +140,7 @@ static void find_own_processor(Crowd* crowd, int num_threads) {
 void part_threads(int num_threads) {
     (void)num_threads; // without OpenMP there is one
 #ifdef _OPENMP
-    if (num_threads < 2) return;
+    if (num_threads < 2 || is_bound()) return;
     Crowd crowd = {0};
 #pragma omp parallel num_threads(num_threads)
     find_own_processor(&crowd, omp_get_num_threads());

@@ -14,7 +14,7 @@ int cpu_threads(int asked);
 
 // Threads that wake together often wake on one processor, and the system takes 10 ms and more to part them. Wakes the
 // num_threads threads of the caller's next parallel region of that many and gives each that shares a processor a free
-// one, on a free core where there is one. None is bound to it afterwards.
+// one, on a free core where there is one. None is bound to it afterwards. Threads that OpenMP binds stay where they are.
 void part_threads(int num_threads);
 
 #endif

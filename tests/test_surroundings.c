@@ -562,6 +562,21 @@ static void test_unreadable_target(const Limits* l) {
                "--logits does not replace a file that may not be read: exit status %d", o.status);
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+// OpenMP's own variables
+
+static void test_bound_threads(const Limits* l) {
+    const char* const args[] = {"-m", "toy.bin", "-p", "a", "-n", "5", "-t", "64", NULL};
+    Outcome free = run_set(l, (Setting){0}, args);
+    Outcome bound = run_set(l, (Setting){.set = {"OMP_PROC_BIND=true"}}, args);
+    const char *free_threads = strstr(free.err, "threads: "), *bound_threads = strstr(bound.err, "threads: ");
+    test_check(l->t,
+               bound.status == 0 && free_threads != NULL && bound_threads != NULL &&
+                   atoi(free_threads + 9) == atoi(bound_threads + 9) && free.hash == bound.hash,
+               "threads that OpenMP binds are as many as free ones: %d, %d; the text is the same",
+               bound_threads != NULL ? atoi(bound_threads + 9) : 0, free_threads != NULL ? atoi(free_threads + 9) : 0);
+}
+
 void test_surroundings(Tests* t) {
     test_section("limits: the program with little memory, odd files and slow readers");
     const char* program = getenv("GPT2_PROGRAM");
@@ -584,5 +599,6 @@ void test_surroundings(Tests* t) {
     test_little_memory(&l);
     test_places(&l);
     test_unreadable_target(&l);
+    test_bound_threads(&l);
     remove_directory(l.directory);
 }
