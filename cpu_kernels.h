@@ -76,6 +76,12 @@ static inline size_t tall_product_rows(DType dtype) {
     return dtype == DTYPE_Q8 ? 5 : 13;
 }
 
+// When all other rows fill groups, up to so many that are left are better multiplied like few rows: the weights, just
+// read, come from a cache. More are a group, which takes as long as a full one.
+static inline size_t most_rest_rows(DType dtype) {
+    return dtype == DTYPE_Q8 ? 2 : 6;
+}
+
 // The variant of that name, or the best that the processor has for NULL; NULL when it is unknown or not supported here.
 const CpuKernels* cpu_kernels_select(const char* name);
 

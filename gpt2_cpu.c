@@ -261,23 +261,32 @@ static void pack_row(const Stage* s, void* out, const float* inp, size_t r, size
     d->kernels->pack_row(out, norm.weight != NULL ? row : in, d->model->dtype, C);
 }
 
+// Of R rows so many, the first ones, pass through the product for many rows: none, all, or those that fill whole groups.
+static size_t tall_rows(const Device* d, size_t R) {
+    DType dtype = d->model->dtype;
+    size_t rest = R % d->kernels->rows_of_group;
+    if (R < tall_product_rows(dtype)) return 0;
+    return rest <= most_rest_rows(dtype) ? R - rest : R;
+}
+
 // Packs R rows of inp (R, C), normalised, for a product with the model's matrices. Few rows: every thread packs all
-// of them into its own scratch. Many: each packs its share into the common block, in groups for a tall product, and
-// waits for the others. Returns where the packed rows are.
-static const void* pack(const Stage* s, const float* inp, size_t R, size_t C, Norm norm, bool is_tall) {
+// of them into its own scratch. Many: each packs its share into the common block, the first `tall` of them in groups for
+// a tall product, and waits for the others. Returns where the packed rows are.
+static const char* pack(const Stage* s, const float* inp, size_t R, size_t C, Norm norm, size_t tall) {
     Device* d = s->d;
     DType dtype = d->model->dtype;
     bool alone = R <= ROWS_PACKED_ALONE;
     char* mine = d->alone + (size_t)s->thread * d->alone_rows * d->packed_bytes;
     char* out = alone ? mine : d->packed;
     size_t bytes = d->kernels->packed_row_bytes(dtype, C), begin = 0, end = R;
-    size_t group = is_tall ? d->kernels->rows_of_group : 1;
+    size_t group = tall > 0 ? d->kernels->rows_of_group : 1;
     if (!alone) share(s, R, group, &begin, &end);
     for (size_t first = begin; first < end; first += group) {
         size_t n = end - first < group ? end - first : group;
-        char* packed = is_tall ? mine : out + first * bytes;
+        bool is_grouped = first < tall;
+        char* packed = is_grouped ? mine : out + first * bytes;
         for (size_t r = 0; r < n; r++) pack_row(s, packed + r * bytes, inp, first + r, C, norm);
-        if (is_tall) d->kernels->group_rows(out + first * bytes, mine, n, dtype, C);
+        if (is_grouped) d->kernels->group_rows(out + first * bytes, mine, n, dtype, C);
     }
     if (!alone) stage_barrier(s);
     return out;
@@ -308,17 +317,16 @@ static void matmul_tall(const Stage* s, float* out, const char* packed, const Te
 static void linear(const Stage* s, float* out, const float* inp, Norm norm, const Tensor* weight, const float* bias,
                    size_t R, size_t C, size_t OC, Epilogue epilogue) {
     const Device* d = s->d;
-    bool is_tall = R >= tall_product_rows(d->model->dtype);
-    const void* packed = pack(s, inp, R, C, norm, is_tall);
-    if (is_tall) {
-        matmul_tall(s, out, packed, weight, bias, R, C, OC, epilogue);
-        stage_barrier(s);
-        return;
+    size_t tall = tall_rows(d, R), begin, end;
+    const char* packed = pack(s, inp, R, C, norm, tall);
+    if (tall > 0) matmul_tall(s, out, packed, weight, bias, tall, C, OC, epilogue);
+    if (tall < R) {
+        const char* rest = packed + tall * d->kernels->packed_row_bytes(d->model->dtype, C);
+        team_part(&d->team, s->thread, s->num_threads, OC, 4, &begin, &end); // tiles of 4 columns
+        d->kernels->matmul(out + tall * OC, rest, weight, bias, R - tall, C, OC, begin, end, epilogue);
     }
-    size_t begin, end;
-    team_part(&d->team, s->thread, s->num_threads, OC, 4, &begin, &end); // tiles of 4 columns
-    d->kernels->matmul(out, packed, weight, bias, R, C, OC, begin, end, epilogue);
-    team_waited(&s->d->team, s->thread, stage_barrier(s));
+    double waited = stage_barrier(s);
+    if (tall == 0) team_waited(&s->d->team, s->thread, waited);
 }
 
 // Attention works on one head of one sequence at a time: number i of B * NH.
