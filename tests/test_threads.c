@@ -2,8 +2,6 @@
 // on what else this machine does; only the parting of threads is real.
 #include <math.h>
 #include <sched.h>
-#include <stdint.h>
-#include <stdio.h>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
