@@ -1583,7 +1583,7 @@ __device__ static __forceinline__ void touch(const float* a, const float* b, int
     }
 #elif defined(__AMDGCN__)
     enum { LINE = 32 }; // floats
-    for (int at = (int)threadIdx.x % GROUP * LINE; at < n; at += GROUP * LINE) asm volatile("" ::"v"(a[at]), "v"(b[at]));
+    for (int at = opaque((int)threadIdx.x) % GROUP * LINE; at < n; at += GROUP * LINE) asm volatile("" ::"v"(a[at]), "v"(b[at]));
 #else
     (void)a, (void)b, (void)n;
 #endif
@@ -1618,7 +1618,7 @@ __device__ static __forceinline__ float stage_x(float* staged, float* keep, cons
 template <int DTYPE>
 __device__ static __forceinline__ float stage_embedding(float* staged, float* keep, const Decode& d, int token, int position) {
     enum { N = 12, STEP = 2 * GROUP }; // all loads of 768 channels are under way together: nothing hides their latency
-    int lane = (int)threadIdx.x % GROUP, packs = d.stride / Format<DTYPE>::PACK;
+    int lane = opaque((int)threadIdx.x) % GROUP, packs = d.stride / Format<DTYPE>::PACK;
     float sum = 0;
 #pragma unroll 1
     for (int at = 2 * lane; at < d.stride; at += N * STEP) {
@@ -1773,7 +1773,7 @@ struct ValueLanes {
 
 __device__ static __forceinline__ ValueLanes value_lanes(int packs, int first_pack) {
     ValueLanes v;
-    int lane = (int)threadIdx.x % GROUP;
+    int lane = opaque((int)threadIdx.x) % GROUP;
     v.width = min(packs - first_pack, (int)GROUP), v.at_once = GROUP / v.width;
     v.rounds = (GROUP + v.at_once - 1) / v.at_once;
     v.sub = lane / v.width, v.pack = first_pack + lane % v.width;
@@ -1808,7 +1808,7 @@ __device__ static __forceinline__ void stage_query(AttentionPlace place, const D
     bool has_own = WAITS && item.position / RANGE == item.range;
     const float* q = all_q + ((size_t)item.row * (size_t)d.heads.NH + (size_t)item.head) * (size_t)head_stride;
     size_t part = (size_t)d.rows * (size_t)d.heads.NH * (size_t)head_stride;
-    for (int e = 2 * (int)threadIdx.x; e < head_stride; e += 2 * READERS * GROUP) {
+    for (int e = 2 * opaque((int)threadIdx.x); e < head_stride; e += 2 * READERS * GROUP) {
         float2 x[N];
         take<WAITS, N>(x, [=](int i) { return place_in(q + (size_t)i * part, e, hs); });
 #pragma unroll
@@ -1854,7 +1854,7 @@ template <int CACHE, bool WAITS>
 __device__ static __forceinline__ void weigh_values(float* sums, AttentionPlace place, uint4 (&raw)[PACKS_AT_ONCE],
                                                     Item item, float weight, int first_key, int cached, int packs) {
     enum { PACK = Format<CACHE>::PACK };
-    int lane = (int)threadIdx.x % GROUP;
+    int lane = opaque((int)threadIdx.x) % GROUP;
     for (int first_pack = 0; first_pack < packs; first_pack += GROUP) {
         ValueLanes v = value_lanes(packs, first_pack);
         float sum[PACK];
@@ -2102,7 +2102,7 @@ __device__ static __forceinline__ void request(Chunk<DTYPE>* chunk, const Work& 
 template <int CACHE, int ROWS, bool WAITS>
 __device__ static __forceinline__ void finish_task(const Work& w, const float (&sum)[COLUMNS][ROWS], Cursor cursor,
                                                    int first_pair, float bias, unsigned long long& best) {
-    int lane = (int)threadIdx.x % GROUP, column = cursor.pair * COLUMNS + lane % COLUMNS, r = lane / COLUMNS;
+    int lane = opaque((int)threadIdx.x) % GROUP, column = cursor.pair * COLUMNS + lane % COLUMNS, r = lane / COLUMNS;
     float mine = 0;
 #pragma unroll
     for (int i = 0; i < ROWS * COLUMNS; i++) {
@@ -2366,7 +2366,7 @@ __device__ static __forceinline__ void read_x(const Decode& d, const TokenPlace&
     size_t at = layernorm_at(d, layer, stage);
     const float *weight = d.ln_weights[stage] + at, *bias = d.ln_biases[stage] + at;
     const float* x = stage == STAGE_FC ? flow.middle : flow.x - d.layer_floats;
-    for (int r = (int)threadIdx.x / GROUP; r < d.rows; r += READERS) {
+    for (int r = opaque((int)threadIdx.x) / GROUP; r < d.rows; r += READERS) {
         float *staged = place.in[0] + r * d.stride, *keep = (stage == STAGE_FC ? place.x[1] : place.x[0]) + r * d.stride, sum;
         touch(weight, bias, d.heads.C);
         if (layer == 0 && stage == STAGE_QKV) sum = stage_embedding<DTYPE>(staged, keep, d, place.tokens[r], place.step[0]);

@@ -28,7 +28,7 @@ HIP_FLAGS_host  = -x c++ -std=c++17 -Wall -Wextra $(WERROR) -Wno-unknown-pragmas
 HIP_LIBS_amd    = -L$(dir $(HIPCC))../lib -Wl,-rpath,$(abspath $(dir $(HIPCC))../lib) -lamdhip64 -lstdc++
 # nvcc may be a link or a script: it says itself where its libraries lie
 HIP_LIBS_cuda   = $(shell $(NVCC) --dryrun -x cu /dev/null 2>&1 | sed -n 's/.* LIBRARIES= *//p') -lcudart_static -lpthread -ldl -lrt -lstdc++
-HIP_LIBS_host   = -lpthread -lstdc++
+HIP_LIBS_host   = -rdynamic -lpthread -lstdc++
 HIP_COMPILER_amd  = $(HIPCC)
 HIP_COMPILER_cuda = $(NVCC)
 HIP_COMPILER_host = $(CXX)
@@ -37,14 +37,16 @@ COMMA := ,
 # $(call hip_compile,how,source,object)
 hip_compile = $(HIP_COMPILER_$(1)) $(HIP_FLAGS_$(1)) $(if $(filter amd,$(1)),$$(dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS))) -c $(2) -o $(3)
 
-HIP_SOURCES := gpt2_kernels.hip gpt2_matrix.h gpt2_kernels.h gpt2.h dtype.h operations.h profile.h sampler.h utils.h $(wildcard dev/hip_*/hip/*.h) dev/hip_targets.sh dev/hip_device_library.sh hip.mk
+HIP_SOURCES := gpt2_kernels.hip gpt2_matrix.h gpt2_kernels.h gpt2.h dtype.h operations.h profile.h sampler.h utils.h $(wildcard dev/hip_*/hip/*.h) dev/hip_host/amd_code.h dev/hip_targets.sh dev/hip_device_library.sh hip.mk
+# what an object of the host harness is linked with: AMD machine code on a model of the chip
+AMD_MODEL := $(patsubst %,$(BUILD)/dev/hip_host/amd_%.o,code vector scalar memory run)
 ifneq ($(HIP),0)
 ALL_CFLAGS += -DGPT2_HIP
-PROGRAM    += $(BUILD)/gpt2_kernels.o
+PROGRAM    += $(BUILD)/gpt2_kernels.o $(if $(filter host,$(HIP)),$(AMD_MODEL))
 HIP_LIBS   := $(HIP_LIBS_$(HIP))
 endif
 ifneq ($(HIP_TEST),0)
-TESTER        += $(BUILD)/tests/test_hip.o
+TESTER        += $(BUILD)/tests/test_hip.o $(if $(filter host,$(HIP_TEST)),$(AMD_MODEL))
 HIP_TEST_LIBS := $(HIP_LIBS_$(HIP_TEST))
 else ifneq ($(HIP),0)
 TESTER        += $(BUILD)/gpt2_kernels.o
@@ -55,13 +57,18 @@ $(BUILD)/gpt2_kernels.o: $(HIP_SOURCES) $(STAMP)
 	@echo "  $(HIP)      gpt2_kernels.hip"
 	$(Q)$(call hip_compile,$(HIP),$<,$@)
 
+$(BUILD)/dev/hip_host/amd_%.o: dev/hip_host/amd_%.cc dev/hip_host/amd_code.h dev/hip_host/amd_wave.h dev/hip_host/amd_instructions.h dtype.h $(STAMP)
+	@echo "  host     $<"
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CXX) $(HIP_FLAGS_host) -c $< -o $@
+
 $(BUILD)/tests/test_hip.o: tests/test_hip.cc tests/test.h tests/reference.h $(HIP_SOURCES) $(STAMP)
 	@echo "  $(HIP_TEST)     $<"
 	$(Q)$(call hip_compile,$(HIP_TEST),$<,$@)
 
 $(BUILD)/test_gpt2.o: ALL_CFLAGS += $(if $(filter-out 0,$(HIP_TEST)),-DHAVE_TEST_HIP)
 
-.PHONY: found-hip test-hip test-hip-san test-gpu bench-gpu hip-report gpu-model
+.PHONY: found-hip test-hip test-hip-san test-hip-code test-gpu bench-gpu hip-report gpu-model
 found: found-hip
 found-hip:
 	@echo "gpu        $(if $(filter amd,$(HIP)),HIP with $(HIPCC)$(COMMA) targets $$(dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS) | tr -s ' ' '\n' | sed -n 's/--offload-arch=//p' | tr '\n' ' '),$(if $(filter 0,$(HIP)),none: no hipcc in PATH or /opt/rocm/bin (Debian: hipcc libamdhip64-dev rocm-device-libs)$(if $(NVCC),; HIP=cuda builds for an NVIDIA card with $(NVCC)),$(if $(filter cuda,$(HIP)),nvcc for $(CUDA_ARCH),$(HIP))))"
@@ -73,6 +80,10 @@ test-hip: $(BUILD)/test_gpt2
 test-hip-san:
 	$(MAKE) BUILD=$(BUILD)/hip_asan HIP=0 HIP_TEST=host SAN=1 CFLAGS="-O1 -g" test-hip
 	$(MAKE) BUILD=$(BUILD)/hip_tsan HIP=0 HIP_TEST=host OPENMP=0 CFLAGS="-O1 -g -fsanitize=thread" test-hip
+
+# The machine code that hipcc makes of them, instruction by instruction on a model of each chip.
+test-hip-code: $(BUILD)/test_gpt2
+	dev/test_hip_code.sh "$(HIPCC)" "$(HIP_FLAGS_amd)" $(BUILD)/test_gpt2 $(BUILD)/code $(GPU_TARGETS)
 
 # On a real card: nvcc where there is no hipcc. GPU_BUILD=amd|cuda overrides.
 GPU_BUILD ?= $(if $(HIPCC),amd,cuda)

@@ -573,12 +573,26 @@ template <class Shape> static void check_matrix_shape(Tests* t, Random* random, 
     }
 }
 
+// Does the card say that it has matrix instructions?
+static bool has_matrix_instructions() {
+    Card<int> answer(std::vector<int>(PROBE_ANSWERS, 0));
+    hipLaunchKernelGGL(probe, dim3(1), dim3(THREADS), 0, NULL, answer.data);
+    return answer.read()[1] > 0;
+}
+
 static void check_matrix_shapes(Tests* t, Random* random) {
+    if (!has_matrix_instructions()) return test_skip(t, "matrix instructions: the card has none");
 #ifdef HIP_HOST_RUNTIME_H
-    if (hip_host::state().wave_size == 64) return check_matrix_shape<Mfma>(t, random, "MFMA");
-    check_matrix_shape<Wmma11>(t, random, "gfx11's WMMA");
-    check_matrix_shape<Wmma12>(t, random, "gfx12's WMMA");
-    check_matrix_shape<MmaSync>(t, random, "mma.sync");
+    if (hip_host::machine_code() == nullptr) {
+        if (hip_host::state().wave_size == 64) return check_matrix_shape<Mfma>(t, random, "MFMA");
+        check_matrix_shape<Wmma11>(t, random, "gfx11's WMMA");
+        check_matrix_shape<Wmma12>(t, random, "gfx12's WMMA");
+        return check_matrix_shape<MmaSync>(t, random, "mma.sync");
+    }
+    const std::string& chip = hip_host::machine_code()->chip();
+    if (hip_host::state().wave_size == 64) return check_matrix_shape<Mfma>(t, random, chip.c_str());
+    if (chip.compare(0, 5, "gfx11") == 0) return check_matrix_shape<Wmma11>(t, random, chip.c_str());
+    check_matrix_shape<Wmma12>(t, random, chip.c_str());
 #else
     check_matrix_shape<NativeShape>(t, random, "the card's own instruction");
 #endif
@@ -1471,6 +1485,11 @@ static void check_small_memory(Tests* t) {
 }
 
 void test_hip(Tests* t) {
+    if (hip_host::machine_code() != nullptr) {
+        test_section(("GPU, machine code of " + hip_host::machine_code()->chip()).c_str());
+        check_device(t);
+        return check_bundled_model(t);
+    }
     test_section("GPU kernels on the host harness");
     check_faults(t);
     check_harness(t);

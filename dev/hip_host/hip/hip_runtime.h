@@ -15,6 +15,7 @@
 #ifndef HIP_HOST_RUNTIME_H
 #define HIP_HOST_RUNTIME_H
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
@@ -36,6 +37,8 @@
 #include <tuple>
 #include <type_traits>
 #include <vector>
+
+#include "../amd_code.h"
 
 #ifndef __x86_64__
 #include <ucontext.h>
@@ -156,10 +159,17 @@ inline long from_environment(const char* name, long otherwise) {
     return value != nullptr ? atol(value) : otherwise;
 }
 
+// The machine code that runs in place of the kernels as g++ compiled them: nullptr unless HIP_HOST_CODE names its files.
+inline amd::Code* machine_code() {
+    static amd::Code* code = getenv("HIP_HOST_CODE") != nullptr ? new amd::Code(getenv("HIP_HOST_CODE")) : nullptr;
+    return code;
+}
+
 // What a test sets and reads.
 struct State {
-    int wave_size = (int)from_environment("HIP_HOST_WAVE", 32); // of the device: 32 or 64
-    bool reverse = false;                                       // run the threads of a block from the last to the first
+    int wave_size = machine_code() != nullptr ? (int)machine_code()->wave_size()
+                                              : (int)from_environment("HIP_HOST_WAVE", 32); // of the device: 32 or 64
+    bool reverse = false; // run the threads of a block from the last to the first
     int num_devices = (int)from_environment("HIP_HOST_DEVICES", 1); // 0: hipGetDeviceCount gives hipErrorNoDevice
     int compute_units = COMPUTE_UNITS;                              // as the device says: at most COMPUTE_UNITS
     bool has_code = true;                                           // false: every launch gives hipErrorNoBinaryForGpu
@@ -217,7 +227,7 @@ struct Block {
     unsigned next[MAX_BLOCK_THREADS], previous[MAX_BLOCK_THREADS]; // the ring of live fibers
     Fiber main;
     Fiber* current;
-    unsigned long pauses; // in this launch
+    unsigned long looks, pauses; // in this launch
     time_t paused_since;
     unsigned idle; // failed attempts to go on since something last happened
     Meeting barrier;
@@ -322,14 +332,18 @@ HIP_HOST_UNSEEN inline uint64_t exchange(uint64_t value, unsigned source, unsign
     return b->values[parity][first + source];
 }
 
-// Lets the other threads of the block go on, and other blocks. One that waits for minutes waits in vain.
+// Lets other blocks go on. One that waits for minutes waits in vain.
+HIP_HOST_UNSEEN inline void pause_block() {
+    Block* b = block();
+    if (b->pauses++ == 0) b->paused_since = time(nullptr);
+    if (time(nullptr) - b->paused_since > MAX_WAIT_SECONDS) give_up("a wait for what nobody writes");
+    std::this_thread::yield();
+}
+
+// Lets the other threads of the block go on, and from time to time other blocks.
 HIP_HOST_UNSEEN inline void pause() {
     Block* b = block();
-    if (++b->pauses % 64 == 0) {
-        if (b->pauses == 64) b->paused_since = time(nullptr);
-        if (time(nullptr) - b->paused_since > MAX_WAIT_SECONDS) give_up("a wait for what nobody writes");
-        std::this_thread::yield();
-    }
+    if (++b->looks % 64 == 0) pause_block();
     b->idle = 0;
     switch_to(&b->fibers[b->next[b->current->index]]);
 }
@@ -388,6 +402,8 @@ struct Launch {
     size_t shared_bytes;
     std::function<void()> body;
     bool is_cooperative;
+    const amd::Kernel* code;     // nullptr: the body is run
+    std::vector<char> arguments; // of the code
 };
 
 inline Block* new_block() {
@@ -411,7 +427,13 @@ HIP_HOST_UNSEEN inline void run_block(const Launch& launch, size_t number) {
     b->index =
         dim3((unsigned)(number % grid.x), (unsigned)(number / grid.x % grid.y), (unsigned)(number / grid.x / grid.y));
     b->num_threads = b->live = dim.x * dim.y * dim.z;
-    b->idle = 0, b->pauses = 0;
+    b->idle = 0, b->looks = 0, b->pauses = 0;
+    b->current = &b->main;
+    if (launch.code != nullptr) {
+        amd::run_block(*launch.code, launch.arguments, {b->index.x, b->index.y, b->index.z}, {grid.x, grid.y, grid.z},
+                       {dim.x, dim.y, dim.z}, launch.shared_bytes, state().reverse, pause_block);
+        return;
+    }
     b->shared = launch.shared_bytes > 0 ? (char*)malloc(launch.shared_bytes) : nullptr;
     if (b->shared != nullptr) memset(b->shared, 0xff, launch.shared_bytes);
     unsigned n = b->num_threads;
@@ -422,7 +444,6 @@ HIP_HOST_UNSEEN inline void run_block(const Launch& launch, size_t number) {
         b->previous[i] = state().reverse ? (i + 1) % n : (i + n - 1) % n;
     }
     HIP_HOST_RELEASE(&b->start_tag);
-    b->current = &b->main;
     switch_to(&b->fibers[state().reverse ? n - 1 : 0]);
     HIP_HOST_ACQUIRE(&b->end_tag);
     if (b->barrier.arrived > 0) give_up("__syncthreads that not every thread reaches");
@@ -431,7 +452,8 @@ HIP_HOST_UNSEEN inline void run_block(const Launch& launch, size_t number) {
 
 inline void report_fault(int, siginfo_t* info, void*) {
     if (block() != nullptr) {
-        fprintf(stderr, "hip_host: address %p is in no buffer\n", info->si_addr);
+        fprintf(stderr, "hip_host: address %p is in no buffer\n%s\n", info->si_addr,
+                amd::current_instruction().c_str());
         give_up("a read or write past the end of a buffer");
     }
     signal(SIGSEGV, SIG_DFL);
@@ -561,13 +583,40 @@ inline hipError_t launch_check(const Launch& launch) {
     return hipSuccess;
 }
 
+// The machine code of a kernel of this program. Kernels that are compiled for each family of chips here have the one family
+// of the chip there.
+inline const amd::Kernel* code_of(void* kernel) {
+    Dl_info info;
+    if (dladdr(kernel, &info) == 0 || info.dli_sname == nullptr) return nullptr;
+    std::string symbol = info.dli_sname;
+    for (const char* shape : {"6Wmma11", "6Wmma12", "4Mfma"}) {
+        size_t at = symbol.find(shape);
+        if (at != std::string::npos) symbol.replace(at, strlen(shape), "11NativeShape");
+    }
+    return machine_code()->kernel(symbol);
+}
+
+// Appends an argument where C would place it in a struct.
+template <class T> void add_argument(std::vector<char>* bytes, const T& value) {
+    bytes->resize((bytes->size() + alignof(T) - 1) / alignof(T) * alignof(T));
+    bytes->insert(bytes->end(), (const char*)&value, (const char*)&value + sizeof value);
+}
+
 template <class... P, class... A>
 hipError_t launch(const char* name, bool is_cooperative, dim3 grid, dim3 dim, size_t shared_bytes, hipStream_t stream,
                   void (*kernel)(P...), A... arguments) {
     std::tuple<P...> values(arguments...);
-    Launch launch = {name, grid, dim, shared_bytes, [=] { std::apply(kernel, values); }, is_cooperative};
+    Launch launch = {name, grid, dim, shared_bytes, [=] { std::apply(kernel, values); }, is_cooperative, nullptr, {}};
     hipError_t status = launch_check(launch);
     if (status != hipSuccess) return status;
+    if (machine_code() != nullptr) {
+        launch.code = code_of((void*)kernel);
+        if (launch.code == nullptr) {
+            fprintf(stderr, "hip_host: %s has no machine code\n", name);
+            return state().last_error = hipErrorInvalidDeviceFunction;
+        }
+        std::apply([&launch](const P&... each) { (add_argument(&launch.arguments, each), ...); }, values);
+    }
     if (!std::apply([](const P&... each) { return (argument_ok(each) && ...); }, values)) {
         fprintf(stderr, "hip_host: %s was handed a pointer to host memory\n", name);
         return state().last_error = hipErrorLaunchFailure;
@@ -740,7 +789,12 @@ inline hipError_t hipSetDevice(int device) {
 inline hipError_t hipGetDeviceProperties(hipDeviceProp_t* properties, int) {
     *properties = hipDeviceProp_t();
     snprintf(properties->name, sizeof properties->name, "host harness");
-    snprintf(properties->gcnArchName, sizeof properties->gcnArchName, "wave%d", hip_host::state().wave_size);
+    if (hip_host::machine_code() != nullptr) {
+        snprintf(properties->gcnArchName, sizeof properties->gcnArchName, "%s",
+                 hip_host::machine_code()->chip().c_str());
+    } else {
+        snprintf(properties->gcnArchName, sizeof properties->gcnArchName, "wave%d", hip_host::state().wave_size);
+    }
     properties->totalGlobalMem = hip_host::state().memory;
     properties->warpSize = hip_host::state().wave_size;
     properties->multiProcessorCount = hip_host::state().compute_units;
