@@ -218,6 +218,7 @@ help:
 	@echo "                PEER=llama-bench PEER_MODEL=x.gguf for llama.cpp in turn; make ladder: from naive to final (dev/CPU.md)"
 	@echo "make test-hip, test-hip-san   the GPU's kernels on the CPU, plainly and under the sanitizers (needs g++)"
 	@echo "make test-gpu, bench-gpu      on this machine's card: hipcc, or nvcc"
+	@echo "make test-hip-code            the same on the machine code that hipcc makes, instruction by instruction (GPU_TARGETS, needs hipcc)"
 	@echo "make hip-report, gpu-model    what the compiler made of each GPU kernel, for each target; what published figures of GPUs would give"
 	@echo "make fuzz       try to break the readers of files, text and options; SECONDS=60 for each (needs clang)"
 	@echo "make test-faults  memory, files, pipes and signals fail at every point of short runs (minutes; needs sanitizers)"

@@ -209,17 +209,37 @@ __device__ static __forceinline__ float pack_scale(Matrix weight, size_t row, in
     return half_to_float(weight.scales[row * (size_t)(stride / Q8_BLOCK) + (size_t)(pack / (Q8_BLOCK / 16))]);
 }
 
+// The value of the lane whose number in the group differs by DISTANCE alone, of values that repeat every 2 DISTANCE lanes. AMD's
+// __shfl_xor goes through the unit of shared memory; rows of 16 lanes are rotated without it, which comes to the same here.
+template <int DISTANCE> __device__ static __forceinline__ float across(float value) {
+#ifdef __AMDGCN__
+    int bits = (int)bits_of_float(value);
+    if (DISTANCE < 16) return float_of_bits((unsigned)__builtin_amdgcn_mov_dpp(bits, 0x120 + DISTANCE % 16, 0xf, 0xf, true)); // row_ror
+#if defined(__GFX10__) || defined(__GFX11__) || defined(__GFX12__)
+    return float_of_bits(__builtin_amdgcn_permlanex16((unsigned)bits, (unsigned)bits, 0x76543210, 0xfedcba98, false, false));
+#else
+    return float_of_bits((unsigned)__builtin_amdgcn_ds_swizzle(bits, 16 << 10 | 31)); // lanes exclusive-or 16
+#endif
+#else
+    return __shfl_xor(value, DISTANCE, GROUP);
+#endif
+}
+
 // The sum, or the largest, of 32 lanes, in every one of them; always added in the same order.
 __device__ static __forceinline__ float group_sum(float value) {
-    for (int distance = GROUP / 2; distance > 0; distance /= 2) value += __shfl_xor(value, distance, GROUP);
-    return value;
+    value += across<16>(value);
+    value += across<8>(value);
+    value += across<4>(value);
+    value += across<2>(value);
+    return value + across<1>(value);
 }
 
 __device__ static __forceinline__ float group_max(float value) {
-    for (int distance = GROUP / 2; distance > 0; distance /= 2) {
-        value = fmaxf(value, __shfl_xor(value, distance, GROUP));
-    }
-    return value;
+    value = fmaxf(value, across<16>(value));
+    value = fmaxf(value, across<8>(value));
+    value = fmaxf(value, across<4>(value));
+    value = fmaxf(value, across<2>(value));
+    return fmaxf(value, across<1>(value));
 }
 
 // The sum over the block, in every thread. `partial` (GROUPS) is shared memory.

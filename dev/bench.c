@@ -17,7 +17,8 @@
 // The weights are random, in the shape of GPT-2: speed does not depend on their values. The limits change from minute
 // to minute on a shared machine, so they are measured between the repeats of a row, with the same threads: the read
 // bandwidth over as many bytes as a token reads, and the peak rate of the prompt's arithmetic. Every figure is a median,
-// with the fastest and the slowest behind it.
+// with the fastest and the slowest behind it; the share of a limit and the comparison with a peer are medians of the
+// quotients of what was measured side by side.
 #include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>
@@ -31,15 +32,25 @@
 // ---------------------------------------------------------------------------------------------------------------------
 // the report
 
+// What share of `limit`, a rate, was used where each measurement takes `seconds` for `work`: the median of the pairs.
+static double median_share(double work, const Times* seconds, const Times* limit) {
+    Times least = {.n = 0}; // seconds at the limit
+    for (int i = 0; i < limit->n; i++) times_add(&least, work / limit->values[i]);
+    return times_median_quotient(&least, seconds);
+}
+
 static void print_limit(const Row* row) {
-    double seconds = times_median(&row->seconds), bandwidth = times_median(&row->bandwidth);
-    if (bandwidth > 0) {
-        printf("  %5.1f GB/s, %3.0f %% of %.1f", 1e-9 * row->bytes / seconds, 100 * row->bytes / seconds / bandwidth,
-               1e-9 * bandwidth);
+    double seconds = times_median(&row->seconds);
+    if (row->bandwidth.n > 0) {
+        printf("  %5.1f GB/s, %3.0f %% of %.1f", 1e-9 * row->bytes / seconds,
+               100 * median_share(row->bytes, &row->seconds, &row->bandwidth), 1e-9 * times_median(&row->bandwidth));
     }
     if (row->handover.n > 0) printf(", handover %.0f ns", 1e9 * times_median(&row->handover));
     if (row->operations > 0) printf("  %.0f Gop/s", 1e-9 * row->operations / seconds);
-    if (row->peak > 0) printf(", %.0f %% of %.0f", 100 * row->operations / seconds / row->peak, 1e-9 * row->peak);
+    if (row->peak.n > 0) {
+        printf(", %.0f %% of %.0f", 100 * median_share(row->operations, &row->seconds, &row->peak),
+               1e-9 * times_median(&row->peak));
+    }
     if (row->predicted > 0) printf("  predicted %.3f ms", 1e3 * row->predicted);
     if (row->megabytes > 0) printf("  %.0f MB at most", row->megabytes);
     if (row->note[0] != '\0') printf("  %s", row->note);
@@ -65,13 +76,14 @@ static void write_json(const Bench* b, const Row* row) {
             row->name, o->shape, dtype_names[o->dtype]);
     fprintf(b->json, ", \"threads\": %d, \"depth\": %d, \"tokens\": %d, \"rate_of\": %.9g", o->threads, row->depth,
             row->tokens, row->per_second);
-    fprintf(b->json, ", \"bytes\": %.0f, \"operations\": %.0f, \"peak\": %.0f", row->bytes, row->operations, row->peak);
+    fprintf(b->json, ", \"bytes\": %.0f, \"operations\": %.0f", row->bytes, row->operations);
     fprintf(b->json, ", \"predicted\": %.9g", row->predicted);
     fprintf(b->json, ", \"megabytes\": %.1f, \"peer_megabytes\": %.1f, \"peer_flags\": \"%s\", \"note\": \"%s\"",
             row->megabytes, row->peer_megabytes, row->peer_flags, row->note);
     write_times(b->json, "seconds", &row->seconds);
     write_times(b->json, "bandwidth", &row->bandwidth);
     write_times(b->json, "handover", &row->handover);
+    write_times(b->json, "peak", &row->peak);
     write_times(b->json, "peer_seconds", &row->peer);
     fprintf(b->json, "}\n");
     fflush(b->json);
@@ -86,7 +98,7 @@ void bench_report(const Bench* b, const Row* row) {
         snprintf(name, sizeof name, "  peer %s", row->peer_flags);
         print_times(name, row, &row->peer);
         if (row->peer_megabytes > 0) printf("  %.0f MB at most", row->peer_megabytes);
-        printf("  ours is %.2f x as fast\n", times_median(&row->peer) / times_median(&row->seconds));
+        printf("  ours is %.2f x as fast\n", times_median_quotient(&row->peer, &row->seconds));
     }
     fflush(stdout);
     if (b->json != NULL) write_json(b, row);
@@ -174,14 +186,12 @@ static void bench_prefill(Bench* b, int unused, int T) {
     // multiply-adds per token: 12 C² per layer (3 qkv + 1 attproj + 4 fc + 4 fcproj); attention is not counted
     row.operations = 2.0 * 12.0 * c->num_layers * c->channels * c->channels * T;
     if (o->peer != NULL) peer_choose_flags(o, row.peer_flags, T, 0, 0);
-    Times peaks = {.n = 0};
     for (int i = 0; i < o->repeats; i++) {
         warm_up(b, b->device, 0, T);
         times_add(&row.seconds, run_seconds(b, b->device, 0, T));
-        times_add(&peaks, machine_product_rate(cpu_kernels_select(o->kernels)->name, b->model.dtype, o->threads));
+        times_add(&row.peak, machine_product_rate(cpu_kernels_select(o->kernels)->name, b->model.dtype, o->threads));
         if (o->peer != NULL) times_add(&row.peer, peer_seconds(o, row.peer_flags, T, 0, 0));
     }
-    row.peak = times_median(&peaks);
     row.predicted = predict(b, read_once(b), 0, T);
     bench_report(b, &row);
 }

@@ -33,7 +33,7 @@ typedef struct {
     Times handover;    // of a cache line from thread to thread, beside the bandwidth: do they share a way to memory?
     double bytes;      // that one token reads
     double operations; // of one measurement, 0 where they do not matter
-    double peak;       // operations per second that the processor does at most, 0: does not matter
+    Times peak;        // operations per second that the processor does at most; empty where it does not matter
     double predicted;  // seconds, by the roof of the rates that were measured; 0: not predicted
     double megabytes;  // peak memory of a process, 0: not measured
     Times peer;        // the peer's seconds for the same; empty without a peer

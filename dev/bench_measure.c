@@ -18,24 +18,39 @@ void die(const Error* error) {
 // ---------------------------------------------------------------------------------------------------------------------
 // measurements
 
-// Keeps the values in rising order.
 void times_add(Times* t, double value) {
-    int i = t->n++;
-    for (; i > 0 && t->values[i - 1] > value; i--) t->values[i] = t->values[i - 1];
-    t->values[i] = value;
+    t->values[t->n++] = value;
+}
+
+static int compare_values(const void* a, const void* b) {
+    double x = *(const double*)a, y = *(const double*)b;
+    return (x > y) - (x < y);
+}
+
+// The values in rising order.
+static Times sorted(const Times* t) {
+    Times s = *t;
+    qsort(s.values, (size_t)s.n, sizeof *s.values, compare_values);
+    return s;
 }
 
 double times_median(const Times* t) {
-    if (t->n == 0) return 0;
-    return (t->values[(t->n - 1) / 2] + t->values[t->n / 2]) / 2;
+    Times s = sorted(t);
+    return s.n == 0 ? 0 : (s.values[(s.n - 1) / 2] + s.values[s.n / 2]) / 2;
 }
 
 double times_least(const Times* t) {
-    return t->n == 0 ? 0 : t->values[0];
+    return t->n == 0 ? 0 : sorted(t).values[0];
 }
 
 double times_most(const Times* t) {
-    return t->n == 0 ? 0 : t->values[t->n - 1];
+    return t->n == 0 ? 0 : sorted(t).values[t->n - 1];
+}
+
+double times_median_quotient(const Times* a, const Times* b) {
+    Times quotients = {.n = 0};
+    for (int i = 0; i < a->n && i < b->n; i++) times_add(&quotients, a->values[i] / b->values[i]);
+    return times_median(&quotients);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

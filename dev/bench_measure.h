@@ -8,7 +8,7 @@
 
 enum { MAX_REPEATS = 99 };
 
-// n measurements of one thing: seconds, or bytes per second.
+// n measurements of one thing, in the order in which they were made: seconds, or bytes per second.
 typedef struct {
     double values[MAX_REPEATS];
     int n;
@@ -18,6 +18,9 @@ void times_add(Times* t, double value);
 double times_median(const Times* t); // 0 without measurements
 double times_least(const Times* t);
 double times_most(const Times* t);
+// The median of a[i] / b[i], which were measured side by side. The machine changes from minute to minute, so the quotient of
+// two medians may be that of two machines.
+double times_median_quotient(const Times* a, const Times* b);
 
 // Prints the reason and ends the program with status 1.
 void die(const Error* error) __attribute__((noreturn));

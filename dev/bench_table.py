@@ -18,25 +18,30 @@ def scaled(row, seconds):
     return f"{1e3 * middle:.1f} ms [{1e3 * least:.1f} .. {1e3 * most:.1f}]"
 
 
+def paired(a, b):
+    """The median of the quotients of what was measured side by side."""
+    return statistics.median(x / y for x, y in zip(a, b))
+
+
 def limit(row):
-    """What was used of the memory's bandwidth or of the peak rate, both measured in the same run; beside the bandwidth the
-    time in which one thread hands a cache line to another."""
+    """What was used of the memory's bandwidth or of the peak rate, both measured beside each repeat; beside the bandwidth
+    the time in which one thread hands a cache line to another."""
     seconds = statistics.median(row["seconds"])
     if row["bandwidth"]:
-        rate, most = row["bytes"] / seconds, statistics.median(row["bandwidth"])
-        text = f"{1e-9 * rate:.1f} GB/s, {100 * rate / most:.0f} % of {1e-9 * most:.1f}"
+        share = paired([row["bytes"] / rate for rate in row["bandwidth"]], row["seconds"])
+        text = f"{1e-9 * row['bytes'] / seconds:.1f} GB/s, {100 * share:.0f} % of {1e-9 * statistics.median(row['bandwidth']):.1f}"
         handover = row.get("handover")
         return text + f" ({1e9 * statistics.median(handover):.0f} ns)" if handover else text
-    if row["peak"] > 0:
-        rate = row["operations"] / seconds
-        return f"{1e-9 * rate:.0f} Gop/s, {100 * rate / row['peak']:.0f} % of {1e-9 * row['peak']:.0f}"
+    if row["peak"]:
+        share = paired([row["operations"] / rate for rate in row["peak"]], row["seconds"])
+        return f"{1e-9 * row['operations'] / seconds:.0f} Gop/s, {100 * share:.0f} % of {1e-9 * statistics.median(row['peak']):.0f}"
     return ""
 
 
 def line(row):
     ratio = ""
     if row["peer_seconds"]:
-        ratio = f"{statistics.median(row['peer_seconds']) / statistics.median(row['seconds']):.2f}"
+        ratio = f"{paired(row['peer_seconds'], row['seconds']):.2f}"
     memory = f"{row['megabytes']:.0f} MB" if row["megabytes"] > 0 else ""
     if row["peer_megabytes"] > 0:
         memory += f"; peer {row['peer_megabytes']:.0f} MB"

@@ -54,8 +54,9 @@ def measure(args, model):
     for _ in range(args.repeats):
         theirs = {T: torch_seconds(model, T) for T in LENGTHS}
         for row in our_rows(args):
-            whole = merged.setdefault(row["tokens"], dict(row, seconds=[], peer_seconds=[]))
+            whole = merged.setdefault(row["tokens"], dict(row, seconds=[], peak=[], peer_seconds=[]))
             whole["seconds"] += row["seconds"]
+            whole["peak"] += row["peak"]
             whole["peer_seconds"].append(theirs[row["tokens"]])
             whole["peer_flags"] = f"torch {torch.__version__}, eager"
     return merged.values()
@@ -77,7 +78,7 @@ def main():
     model = make_model({"bf16": torch.bfloat16, "f32": torch.float32}[args.dtype])
     for row in measure(args, model):
         ours, theirs, T = row["seconds"], row["peer_seconds"], row["tokens"]
-        ratio = statistics.median(theirs) / statistics.median(ours)
+        ratio = statistics.median(t / o for t, o in zip(theirs, ours))
         print(f"prefill {T} {args.dtype}: {spread(T, ours)}; {row['peer_flags']}: {spread(T, theirs)}; {ratio:.2f} x")
         if args.json:
             with open(args.json, "a") as f:

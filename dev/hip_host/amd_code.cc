@@ -180,6 +180,12 @@ static void parse_modifier(const std::string& text, Instruction* i) {
         if (starts(value, "BYTE_")) o.bits = 8, o.shift = 8 * (unsigned)(value[5] - '0');
         else if (starts(value, "WORD_")) o.bits = 16, o.shift = 16 * (unsigned)(value[5] - '0');
         else if (value != "DWORD") stop("a selection that is not understood: " + text);
+    } else if (name == "row_ror") {
+        i->operands.at(1).rotation = (unsigned)strtoul(value.c_str(), nullptr, 0);
+    } else if (starts(text, "offset:swizzle(SWAP,")) {
+        i->offset = strtol(text.c_str() + strlen("offset:swizzle(SWAP,"), nullptr, 0);
+    } else if (text == "row_mask:0xf" || text == "bank_mask:0xf" ||
+               name == "bound_ctrl") { // all lanes, each from one that is there
     } else if (name == "offset" || name == "offset0") {
         i->offset = strtol(value.c_str(), nullptr, 0);
     } else if (name == "offset1") {
@@ -207,17 +213,32 @@ static bool has_plain_operands(const std::string& name) {
     return true;
 }
 
+static Kind kind_of(const std::string& name) {
+    const std::pair<const char*, Kind> prefixes[] = {
+        {"v_mfma", MATRIX_KIND},      {"v_wmma", MATRIX_KIND},     {"v_", VECTOR_KIND},
+        {"s_load", SCALAR_LOAD_KIND}, {"s_branch", BRANCH_KIND},   {"s_cbranch", BRANCH_KIND},
+        {"s_wait", WAIT_KIND},        {"s_barrier", WAIT_KIND},    {"s_nop", WAIT_KIND},
+        {"s_sleep", WAIT_KIND},       {"s_delay_alu", WAIT_KIND},  {"s_clause", WAIT_KIND},
+        {"s_", SCALAR_KIND},          {"ds_", SHARED_KIND},        {"global_load", LOAD_KIND},
+        {"flat_load", LOAD_KIND},     {"scratch_load", LOAD_KIND}, {"global_", STORE_KIND},
+        {"flat_", STORE_KIND},        {"scratch_", STORE_KIND}};
+    for (const auto& prefix : prefixes) {
+        if (starts(name, prefix.first)) return prefix.second;
+    }
+    return WAIT_KIND; // what caches are told
+}
+
 // One instruction, or one half of a v_dual.
 static Instruction parse_instruction(const std::string& text) {
     Instruction i;
     size_t space = std::min(text.find(' '), text.size());
     i.text = text, i.name = text.substr(0, space);
-    for (const char* ending : {"_e32", "_e64", "_sdwa"}) {
+    for (const char* ending : {"_dpp", "_e32", "_e64", "_sdwa"}) {
         size_t at = i.name.size() > strlen(ending) ? i.name.size() - strlen(ending) : 0;
         if (at > 0 && i.name.compare(at, std::string::npos, ending) == 0) i.name.erase(at);
     }
     if (starts(i.name, "v_dual_")) i.name.erase(2, 5);
-    i.operation = find_operation(i.name);
+    i.operation = find_operation(i.name), i.kind = kind_of(i.name);
     if (i.name == "v_fma_mix_f32") i.op_sel_hi = 0;
     if (starts(i.name, "v_pk_")) i.op_sel_hi = 7;
     std::string rest = space < text.size() ? text.substr(space + 1) : "";
@@ -292,6 +313,21 @@ const Kernel* Code::kernel(const std::string& symbol) {
     }
     link_branches(&k->instructions);
     return k.get();
+}
+
+void Code::print_counts(FILE* out) const {
+    fprintf(out, "%-60s %8s %12s %10s %12s %10s %10s %10s %10s %10s %10s %14s\n", chip_.c_str(), "blocks", "vector",
+            "matrix", "scalar", "load", "store", "shared", "s_load", "branch", "wait", "loaded bytes");
+    for (const auto& entry : kernels) {
+        if (!entry.second || entry.second->blocks == 0) continue;
+        const Kernel& k = *entry.second;
+        fprintf(out, "%-60.60s %8llu %12llu %10llu %12llu", k.name.c_str(), (unsigned long long)k.blocks,
+                (unsigned long long)k.executed[VECTOR_KIND], (unsigned long long)k.executed[MATRIX_KIND],
+                (unsigned long long)k.executed[SCALAR_KIND]);
+        for (int kind = LOAD_KIND; kind < NUM_KINDS; kind++)
+            fprintf(out, " %10llu", (unsigned long long)k.executed[kind]);
+        fprintf(out, " %14llu\n", (unsigned long long)k.loaded_bytes);
+    }
 }
 
 } // namespace amd

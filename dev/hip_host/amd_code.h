@@ -12,7 +12,9 @@
 #define HIP_HOST_AMD_CODE_H
 
 #include <stdint.h>
+#include <stdio.h>
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -43,9 +45,25 @@ struct Operand {
     uint64_t integer = 0, binary64 = 0;                               // as an integer or a float of 64
     bool is_negative = false, is_absolute = false, is_signed = false; // -v0, |v0|, sext(v0)
     unsigned shift = 0, bits = 32;                                    // the part of a register that SDWA selects
+    unsigned rotation = 0;                                            // DPP: lanes by which rows of 16 are rotated
+};
+
+// What executed instructions are counted as.
+enum Kind {
+    VECTOR_KIND,
+    MATRIX_KIND,
+    SCALAR_KIND,
+    LOAD_KIND,
+    STORE_KIND,
+    SHARED_KIND,
+    SCALAR_LOAD_KIND,
+    BRANCH_KIND,
+    WAIT_KIND,
+    NUM_KINDS
 };
 
 struct Instruction {
+    Kind kind;
     std::string name; // without _e32, _e64, _sdwa
     std::string text; // as disassembled
     uint64_t address = 0;
@@ -70,6 +88,8 @@ struct Kernel {
     int dispatch_at, arguments_at; // the scalars in which a wave finds these addresses; -1: it does not want them
     bool wants_block[3];
     bool has_new_arguments; // what follows the arguments is that of code object version 5 and later
+    // since the start, by all waves; bytes that the loads have asked for
+    mutable std::atomic<uint64_t> executed[NUM_KINDS], loaded_bytes, blocks;
 };
 
 // A code object. Kernels are read when they are asked for.
@@ -81,6 +101,8 @@ class Code {
     const Kernel* kernel(const std::string& symbol);
     const std::string& chip() const { return chip_; }
     unsigned wave_size();
+    // What the kernels have executed, a line each.
+    void print_counts(FILE* out) const;
 
   private:
     std::string chip_, object, listing;

@@ -115,6 +115,9 @@ static bool run_wave(Wave& w) {
         if (i.operation == nullptr) stop("not known to the model");
         if (i.twin) execute_pair(w, i);
         else (*i.operation)(w, i);
+        w.block->executed[i.kind]++;
+        if (i.kind == LOAD_KIND)
+            w.block->loaded_bytes += 4 * i.operands[0].count * (unsigned)__builtin_popcountll(w.mask(EXEC));
         if (w.has_ended) {
             leave(*w.block);
             return true;
@@ -183,6 +186,8 @@ void run_block(const Kernel& kernel, const std::vector<char>& arguments, Size3 i
     current_kernel = &kernel;
     if (dim.y * dim.z != 1) stop("a launch that the model does not know");
     b.kernel = &kernel, b.live = count, b.arrived = b.generation = 0;
+    memset(b.executed, 0, sizeof b.executed);
+    b.loaded_bytes = 0;
     b.shared.assign(kernel.shared_bytes + dynamic_shared_bytes, (char)0xff);
     write_arguments(&b, arguments, grid, dim);
     for (unsigned n = 0; n < count; n++) start_wave(waves[n], &b, n, threads, index);
@@ -194,6 +199,8 @@ void run_block(const Kernel& kernel, const std::vector<char>& arguments, Size3 i
         }
         if (!has_moved) pause();
     }
+    for (int kind = 0; kind < NUM_KINDS; kind++) kernel.executed[kind] += b.executed[kind];
+    kernel.loaded_bytes += b.loaded_bytes, kernel.blocks++;
     current = nullptr;
 }
 

@@ -414,6 +414,31 @@ static void ds_bpermute(Wave& w, const Instruction& i) {
     begin_pending(w, SHARED, i.operands[0]);
 }
 
+// Lanes exclusive-or the offset, among 32. (Of the patterns that there are, compilers had need of this one.)
+static void ds_swizzle(Wave& w, const Instruction& i) {
+    uint32_t values[MAX_WAVE];
+    memcpy(values, w.vector[i.operands.at(1).first], sizeof values);
+    for (unsigned lane = 0; lane < w.size; lane++) {
+        if (!w.is_active(lane)) continue;
+        if (!w.is_active(lane ^ (unsigned)i.offset)) stop("a number from a lane that is not active");
+        write(w, i.operands[0], lane, values[lane ^ (unsigned)i.offset]);
+    }
+    begin_pending(w, SHARED, i.operands[0]);
+}
+// From the other of two rows of 16 lanes: which of its lanes, 4 bits say for each, in two scalars.
+static void v_permlanex16(Wave& w, const Instruction& i) {
+    uint32_t values[MAX_WAVE];
+    memcpy(values, w.vector[i.operands.at(1).first], sizeof values);
+    u64 choice = read<u32>(source<u32>(w, i.operands.at(2)), 0) | (u64)read<u32>(source<u32>(w, i.operands.at(3)), 0)
+                                                                      << 32;
+    for (unsigned lane = 0; lane < w.size; lane++) {
+        unsigned from = (lane / 16 ^ 1) * 16 + (unsigned)(choice >> lane % 16 * 4 & 15);
+        if (!w.is_active(lane)) continue;
+        if (!w.is_active(from)) stop("a number from a lane that is not active");
+        write(w, i.operands[0], lane, values[from]);
+    }
+}
+
 static void add_lanes(Table& t) {
     t["v_add_co_u32"] = t["v_addc_co_u32"] = t["v_add_co_ci_u32"] = with_carry(false, false);
     t["v_sub_co_u32"] = t["v_subb_co_u32"] = t["v_sub_co_ci_u32"] = with_carry(true, false);
@@ -425,6 +450,8 @@ static void add_lanes(Table& t) {
     t["v_mbcnt_lo_u32_b32"] = count_before(0);
     t["v_mbcnt_hi_u32_b32"] = count_before(32);
     t["ds_bpermute_b32"] = ds_bpermute;
+    t["ds_swizzle_b32"] = ds_swizzle;
+    t["v_permlanex16_b32"] = v_permlanex16;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

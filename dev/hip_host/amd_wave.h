@@ -28,11 +28,13 @@ struct Block {
     unsigned live, arrived, generation; // waves that have not ended, that are at the barrier; barriers passed
     char arguments[4096];               // with what follows them
     char dispatch[64];                  // the packet of the launch
+    uint64_t executed[NUM_KINDS], loaded_bytes;
 };
 
 struct Wave {
     uint32_t vector[NUM_VECTORS][MAX_WAVE];
     uint32_t scalar[NUM_SCALARS];
+    uint32_t rotated[MAX_WAVE]; // the one source of an instruction that DPP rotates
     bool scc;
     size_t next; // instruction
     bool has_ended, is_asleep;
@@ -57,6 +59,15 @@ void begin_pending(Wave& w, Traffic kind, const Operand& registers);
 // Waits until at most `left` of these kinds (an "or" of Traffic) are under way.
 void wait_for(Wave& w, unsigned kinds, size_t left);
 void arrive_at_barrier(Block& b);
+// Fills w.rotated.
+inline const uint32_t* rotate_rows(Wave& w, const Operand& o) {
+    for (unsigned lane = 0; lane < w.size; lane++) {
+        unsigned from = lane / 16 * 16 + (lane + 16 - o.rotation) % 16;
+        if (w.is_active(lane) && !w.is_active(from)) stop("a number from a lane that is not active");
+        w.rotated[lane] = w.vector[o.first][from];
+    }
+    return w.rotated;
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Operands: T is what the instruction takes them for
@@ -72,7 +83,9 @@ template <class T> Source source(Wave& w, const Operand& o) {
     static const uint32_t zero = 0;
     switch (o.kind) {
     case Operand::SCALAR: return {&w.scalar[o.first], &w.scalar[o.first + (sizeof(T) > 4)], 0, &o};
-    case Operand::VECTOR: return {w.vector[o.first], w.vector[o.first + (sizeof(T) > 4)], 1, &o};
+    case Operand::VECTOR:
+        if (o.rotation > 0) return {rotate_rows(w, o), nullptr, 1, &o};
+        return {w.vector[o.first], w.vector[o.first + (sizeof(T) > 4)], 1, &o};
     case Operand::CONSTANT: {
         const uint32_t* words = (const uint32_t*)(std::is_same<T, double>::value ? &o.binary64 : &o.integer);
         return {sizeof(T) > 4 ? words : &o.word, words + 1, 0, &o};

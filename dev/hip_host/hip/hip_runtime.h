@@ -160,8 +160,12 @@ inline long from_environment(const char* name, long otherwise) {
 }
 
 // The machine code that runs in place of the kernels as g++ compiled them: nullptr unless HIP_HOST_CODE names its files.
+// With HIP_HOST_COUNT, what it has executed is printed at the end.
 inline amd::Code* machine_code() {
     static amd::Code* code = getenv("HIP_HOST_CODE") != nullptr ? new amd::Code(getenv("HIP_HOST_CODE")) : nullptr;
+    static bool is_counted = code != nullptr && getenv("HIP_HOST_COUNT") != nullptr &&
+                             atexit([] { machine_code()->print_counts(stderr); }) == 0;
+    (void)is_counted;
     return code;
 }
 
