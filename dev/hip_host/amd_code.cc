@@ -156,10 +156,9 @@ static Operand parse_operand(const std::string& text) {
     return o;
 }
 
-// Modifiers that change nothing here: how far a load looks or a store goes (sc1, scope), what caches should keep (nt, th), and
-// those that say what is so anyway.
+// Modifiers that change nothing here: what caches should keep, and those that say what is so anyway.
 static bool is_about_time_alone(const std::string& name) {
-    for (const char* known : {"sc1", "slc", "dlc", "nt", "scope", "th", "expcnt", "dst_sel"}) {
+    for (const char* known : {"slc", "dlc", "nt", "th", "expcnt", "dst_sel"}) {
         if (name == known) return true;
     }
     return false;
@@ -194,8 +193,9 @@ static void parse_modifier(const std::string& text, Instruction* i) {
         i->loads_left = strtol(value.c_str(), nullptr, 0);
     } else if (name == "lgkmcnt") {
         i->others_left = strtol(value.c_str(), nullptr, 0);
-    } else if (text == "glc" || text == "sc0" || text == "th:TH_ATOMIC_RETURN") {
-        i->returns = true; // of a load it says how far it looks, which is all the same here
+    } else if (text == "glc" || text == "sc0" || text == "sc1" || text == "th:TH_ATOMIC_RETURN" || name == "scope") {
+        i->returns |= text != "sc1" && name != "scope"; // of an atomic operation
+        i->looks_far |= text == "glc" || text == "sc1" || text == "scope:SCOPE_DEV" || text == "scope:SCOPE_SYS";
     } else if (text == "dst_sel:WORD_1") {
         i->fills_upper = true;
     } else if (text == "dst_unused:UNUSED_PAD") {

@@ -6,8 +6,9 @@
 //   amd_instructions.h     from an instruction's name to what it does: amd_vector.cc, amd_scalar.cc, amd_memory.cc
 //   amd_run.cc             one block, wave by wave
 //
-// What it shows: that the code computes what it should, waits for its loads and meets at its barriers, on the layouts of the chip's
-// matrix instructions. What it does not: caches that are not coherent, hazards between neighbouring instructions, time.
+// What it shows: that the code computes what it should, waits for its loads, meets at its barriers, and looks past the nearest
+// cache for what other blocks write, with the layouts of the chip's matrix instructions. What it does not: stores that arrive
+// in another order than they were made in, hazards between neighbouring instructions, time.
 #ifndef HIP_HOST_AMD_CODE_H
 #define HIP_HOST_AMD_CODE_H
 
@@ -73,6 +74,7 @@ struct Instruction {
     long loads_left = -1, others_left = -1; // vmcnt and lgkmcnt of s_waitcnt; -1: not waited for
     unsigned op_sel = 0, op_sel_hi = 0;     // a bit for each source
     bool returns = false;                   // an atomic operation that wants to know what was there
+    bool looks_far = false;                 // a load that sees what other blocks have written
     bool fills_upper = false,
          pads = false;                 // SDWA: the result goes to the upper half; the rest of the register becomes 0
     size_t target = 0;                 // of a branch: the instruction's number in the kernel

@@ -34,13 +34,42 @@ static void store_word(char* to, u32 word, unsigned bytes) {
     else memcpy(to, &word, bytes);
 }
 
+static bool is_within_line(const char* address, unsigned bytes) {
+    return (uintptr_t)address % Cache::LINE + bytes <= Cache::LINE;
+}
+const char* Cache::fetch(const char* address) {
+    uintptr_t line = (uintptr_t)address / LINE * LINE, slot = line / LINE % LINES;
+    if (lines[slot] != line) {
+        lines[slot] = line;
+        for (unsigned at = 0; at < LINE; at += 4) {
+            u32 word = load_word((const char*)line + at, 4);
+            memcpy(bytes[slot] + at, &word, sizeof word);
+        }
+    }
+    return bytes[slot] + (uintptr_t)address % LINE;
+}
+void Cache::write_through(const char* address, const void* from, unsigned size) {
+    uintptr_t line = (uintptr_t)address / LINE * LINE, slot = line / LINE % LINES;
+    if (lines[slot] == line && is_within_line(address, size))
+        memcpy(bytes[slot] + (uintptr_t)address % LINE, from, size);
+    else if (lines[slot] == line) lines[slot] = 0;
+}
+
+static u32 load_as_asked(Wave& w, const Instruction& i, const char* from, unsigned bytes) {
+    u32 word = 0;
+    if (i.looks_far || !is_within_line(from, bytes)) return load_word(from, bytes);
+    memcpy(&word, w.cache->fetch(from), bytes);
+    return word;
+}
+
 static Operation load_global(unsigned bytes) { // registers, address, base
     return [bytes](Wave& w, const Instruction& i) {
         for (unsigned lane = 0; lane < w.size; lane++) {
             if (!w.is_active(lane)) continue;
             const char* from = global_address(w, i, 1, 2, lane);
             u32 words[4];
-            for (unsigned b = 0; b < bytes; b += 4) words[b / 4] = load_word(from + b, std::min(bytes - b, 4u));
+            for (unsigned b = 0; b < bytes; b += 4)
+                words[b / 4] = load_as_asked(w, i, from + b, std::min(bytes - b, 4u));
             for (unsigned b = 0; b < bytes; b += 4) write_word(w, i.operands[0], b / 4, lane, words[b / 4]);
         }
         begin_pending(w, LOADS, i.operands[0]);
@@ -52,7 +81,9 @@ static Operation store_global(unsigned bytes) { // address, registers, base
             if (!w.is_active(lane)) continue;
             char* to = global_address(w, i, 0, 2, lane);
             for (unsigned b = 0; b < bytes; b += 4) {
-                store_word(to + b, w.vector[i.operands.at(1).first + b / 4][lane], std::min(bytes - b, 4u));
+                u32 word = w.vector[i.operands.at(1).first + b / 4][lane];
+                store_word(to + b, word, std::min(bytes - b, 4u));
+                w.cache->write_through(to + b, &word, std::min(bytes - b, 4u));
             }
         }
         begin_pending(w, STORES, Operand());
@@ -258,11 +289,13 @@ void add_control(Table& t) {
     t["s_cbranch_vccnz"] = branch([](const Wave& w) { return w.mask(VCC) != 0; });
     t["s_cbranch_execz"] = branch([](const Wave& w) { return w.mask(EXEC) == 0; });
     t["s_cbranch_execnz"] = branch([](const Wave& w) { return w.mask(EXEC) != 0; });
-    // what is only about time here: memory is the same for all waves, and an instruction has ended when the next begins
+    for (const char* name : {"buffer_inv", "buffer_gl0_inv", "buffer_wbinvl1", "buffer_wbinvl1_vol", "global_inv"}) {
+        t[name] = [](Wave& w, const Instruction&) { w.cache->empty(); };
+    }
+    // what is only about time here: an instruction has ended when the next begins, and stores go to memory at once
     for (const char* name :
          {"s_nop", "s_clause", "s_delay_alu", "s_set_inst_prefetch_distance", "s_inst_prefetch", "s_sendmsg",
-          "s_waitcnt_depctr", "s_wait_alu", "s_setprio", "buffer_inv", "buffer_wbl2", "buffer_gl0_inv",
-          "buffer_gl1_inv", "buffer_wbinvl1", "buffer_wbinvl1_vol", "global_inv", "global_wb"}) {
+          "s_waitcnt_depctr", "s_wait_alu", "s_setprio", "buffer_wbl2", "buffer_gl1_inv", "global_wb"}) {
         t[name] = [](Wave&, const Instruction&) {};
     }
 }

@@ -142,6 +142,7 @@ static void start_wave(Wave& w, Block* b, unsigned number, unsigned threads, Siz
     w.scratch.assign((size_t)k.wave_size * k.scratch_bytes, (char)0xff);
     w.scc = w.has_ended = w.is_asleep = w.is_at_barrier = false;
     w.next = 0, w.size = k.wave_size, w.block = b;
+    w.cache = &b->caches[k.generation > 9 ? number % 2 : 0];
     unsigned first = number * w.size, lanes = std::min(threads - first, w.size), at = k.user_scalars;
     w.set_mask(EXEC, lanes == 64 ? ~(uint64_t)0 : ((uint64_t)1 << lanes) - 1);
     if (k.dispatch_at >= 0) set_pair(w, (unsigned)k.dispatch_at, b->dispatch);
@@ -190,6 +191,7 @@ void run_block(const Kernel& kernel, const std::vector<char>& arguments, Size3 i
     b.loaded_bytes = 0;
     b.shared.assign(kernel.shared_bytes + dynamic_shared_bytes, (char)0xff);
     write_arguments(&b, arguments, grid, dim);
+    for (Cache& cache : b.caches) cache.empty();
     for (unsigned n = 0; n < count; n++) start_wave(waves[n], &b, n, threads, index);
     while (b.live > 0) {
         bool has_moved = false;

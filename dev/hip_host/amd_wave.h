@@ -22,7 +22,20 @@ struct Pending {
     Operand registers; // NOTHING for a store
 };
 
+// The cache of global memory that is nearest to a wave. Nobody tells it of what other blocks write: a load that does not ask
+// for more than this cache (sc1, glc, a scope) gets what was there when the line was fetched, until the wave has it emptied.
+struct Cache {
+    enum { LINES = 256, LINE = 64 }; // bytes
+    uintptr_t lines[LINES];          // the address of each, 0: none
+    char bytes[LINES][LINE];
+
+    void empty() { memset(lines, 0, sizeof lines); }
+    const char* fetch(const char* address);
+    void write_through(const char* address, const void* from, unsigned size);
+};
+
 struct Block {
+    Cache caches[2]; // gfx10 and later: the waves of a block may run on two units that have one each
     const Kernel* kernel;
     std::vector<char> shared;
     unsigned live, arrived, generation; // waves that have not ended, that are at the barrier; barriers passed
@@ -41,6 +54,7 @@ struct Wave {
     unsigned waits_for; // this generation of the block's barrier
     bool is_at_barrier;
     unsigned size;
+    Cache* cache;
     Block* block;
     std::vector<char> scratch;
     std::deque<Pending> pending;
