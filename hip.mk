@@ -94,7 +94,7 @@ test-gpu:
 $(BUILD)/bench_gpu.o: dev/bench_gpu.cc dev/gpu_plain.h $(HIP_SOURCES) $(STAMP)
 	$(Q)$(call hip_compile,$(HIP),$<,$@)
 
-$(BUILD)/bench_gpu: $(BUILD)/bench_gpu.o $(BUILD)/tests/reference.o $(LIBRARY)
+$(BUILD)/bench_gpu: $(BUILD)/bench_gpu.o $(BUILD)/tests/reference.o $(LIBRARY) $(if $(filter host,$(HIP)),$(AMD_MODEL))
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS) $(HIP_LIBS)
 
 bench-gpu:
