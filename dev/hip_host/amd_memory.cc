@@ -160,19 +160,19 @@ static void add_global(Table& t) {
     t["global_atomic_umax_x2"] = t["global_atomic_max_u64"] = atomic_global<u64>(raise_to);
 }
 
-// Of value n: a lone one lies at offset, two at offset0 and offset1, which are counted in values.
-static u64 offset_of(const Instruction& i, unsigned n, unsigned values, unsigned bytes) {
-    return values == 1 ? (u64)i.offset : (u64)(n == 0 ? i.offset : i.second_offset) * bytes;
+// Of value n: a lone one lies at offset, two at offset0 and offset1, which are counted in steps.
+static u64 offset_of(const Instruction& i, unsigned n, unsigned values, unsigned step) {
+    return values == 1 ? (u64)i.offset : (u64)(n == 0 ? i.offset : i.second_offset) * step;
 }
 
-static Operation load_shared(unsigned bytes, unsigned values) { // registers, address
+static Operation load_shared(unsigned bytes, unsigned values, unsigned step) { // registers, address
     return [=](Wave& w, const Instruction& i) {
         for (unsigned lane = 0; lane < w.size; lane++) {
             if (!w.is_active(lane)) continue;
             u32 words[4] = {0};
             for (unsigned n = 0; n < values; n++) {
                 memcpy((char*)words + n * bytes,
-                       shared_address(w, i.operands.at(1), lane, offset_of(i, n, values, bytes), bytes), bytes);
+                       shared_address(w, i.operands.at(1), lane, offset_of(i, n, values, step), bytes), bytes);
             }
             for (unsigned n = 0; n < (values * bytes + 3) / 4; n++) write_word(w, i.operands[0], n, lane, words[n]);
         }
@@ -210,10 +210,12 @@ static void add_shared(Table& t) {
                                                       {"u16", 2}, {"u8", 1},  {"b16", 2},  {"b8", 1}};
     for (const auto& size : sizes) {
         std::string type = std::string("_") + size.first;
-        t["ds_read" + type] = t["ds_load" + type] = load_shared(size.second, 1);
+        t["ds_read" + type] = t["ds_load" + type] = load_shared(size.second, 1, 1);
         t["ds_write" + type] = t["ds_store" + type] = store_shared(size.second, 1);
         t["ds_write2" + type] = t["ds_store_2addr" + type] = store_shared(size.second, 2);
-        if (size.second <= 8) t["ds_read2" + type] = t["ds_load_2addr" + type] = load_shared(size.second, 2);
+        if (size.second > 8) continue;
+        t["ds_read2" + type] = t["ds_load_2addr" + type] = load_shared(size.second, 2, size.second);
+        t["ds_read2st64" + type] = t["ds_load_2addr_stride64" + type] = load_shared(size.second, 2, 64 * size.second);
     }
     t["ds_add_u64"] = ds_add_u64;
 }

@@ -283,6 +283,9 @@ static void add_integer(Table& t) {
                BEHIND_TWO);
     t["v_min_i32"] = vector([](int32_t a, int32_t b) { return std::min(a, b); });
     t["v_max_i32"] = vector([](int32_t a, int32_t b) { return std::max(a, b); });
+    t["v_med3_i32"] =
+        vector([](int32_t a, int32_t b, int32_t c) { return std::max(std::min(a, b), std::min(std::max(a, b), c)); });
+    t["v_minmax_i32"] = vector([](int32_t a, int32_t b, int32_t c) { return std::max(std::min(a, b), c); });
     t["v_min_u32"] = vector([](u32 a, u32 b) { return std::min(a, b); });
     t["v_lshlrev_b32"] = vector([](u32 a, u32 b) { return b << (a & 31); });
     t["v_lshrrev_b32"] = vector([](u32 a, u32 b) { return b >> (a & 31); });
