@@ -9,6 +9,7 @@
 //   TSan        sees each GPU thread as a thread of its own, ordered only by launches and barriers, so it finds a
 //               missing __syncthreads and a race between blocks (-fsanitize=thread)
 //   matrices    the matrix instructions of each family of chips are modelled in matrix_instructions.h
+//   machine     HIP_HOST_CODE names the files of AMD machine code that is executed in the kernels' place (../amd_code.h)
 //   errors      hip_host::state() can take away the device, its memory, its code, a block of a cooperative launch, or fail
 //               the n-th call
 // A shuffle or barrier that not every thread of its group reaches is reported instead of hanging.
