@@ -25,7 +25,7 @@ static std::string whole_file(const std::string& path) {
 template <class T> T at(const std::string& bytes, size_t offset) {
     T value;
     if (offset > bytes.size() || sizeof value > bytes.size() - offset) stop("a code object that ends too early");
-    memcpy(&value, &bytes[offset], sizeof value);
+    memcpy(&value, bytes.data() + offset, sizeof value);
     return value;
 }
 
