@@ -136,7 +136,6 @@ static void parse_constant(const std::string& text, Operand* o) {
     if (text.find('.') != std::string::npos && !starts(text, "0x")) { // a float that the instruction set has a code for
         double value = strtod(text.c_str(), &end);
         float narrow = (float)value;
-        if (text == "0.15915494" || text == "0.15915494309189532") value = 0.15915494309189532, narrow = 0.15915494f;
         memcpy(&o->word, &narrow, sizeof narrow);
         memcpy(&o->binary64, &value, sizeof value);
         o->integer = o->binary64;
@@ -156,9 +155,9 @@ static Operand parse_operand(const std::string& text) {
     return o;
 }
 
-// Modifiers that change nothing here: what caches should keep, and those that say what is so anyway.
+// Modifiers that change nothing here: what caches should keep, and a counter of what no kernel does.
 static bool is_about_time_alone(const std::string& name) {
-    for (const char* known : {"slc", "dlc", "nt", "th", "expcnt", "dst_sel"}) {
+    for (const char* known : {"slc", "dlc", "nt", "th", "expcnt"}) {
         if (name == known) return true;
     }
     return false;
@@ -168,7 +167,7 @@ static bool is_about_time_alone(const std::string& name) {
 static void parse_modifier(const std::string& text, Instruction* i) {
     size_t colon = text.find_first_of(":(");
     std::string name = text.substr(0, colon), value = colon == std::string::npos ? "" : text.substr(colon + 1);
-    if (name == "op_sel" || name == "op_sel_hi") {
+    if ((name == "op_sel" || name == "op_sel_hi") && (starts(i->name, "v_fma_mix") || starts(i->name, "v_pk_"))) {
         unsigned bits = 0, place = 0;
         for (char c : value) {
             if (c == '0' || c == '1') bits |= (unsigned)(c - '0') << place++;
@@ -196,8 +195,8 @@ static void parse_modifier(const std::string& text, Instruction* i) {
     } else if (text == "glc" || text == "sc0" || text == "sc1" || text == "th:TH_ATOMIC_RETURN" || name == "scope") {
         i->returns |= text != "sc1" && name != "scope"; // of an atomic operation
         i->looks_far |= text == "glc" || text == "sc1" || text == "scope:SCOPE_DEV" || text == "scope:SCOPE_SYS";
-    } else if (text == "dst_sel:WORD_1") {
-        i->fills_upper = true;
+    } else if (text == "dst_sel:WORD_1" || text == "dst_sel:DWORD") {
+        i->fills_upper = text == "dst_sel:WORD_1";
     } else if (text == "dst_unused:UNUSED_PAD") {
         i->pads = true;
     } else if (!is_about_time_alone(name)) {
@@ -239,7 +238,6 @@ static Instruction parse_instruction(const std::string& text) {
     }
     if (starts(i.name, "v_dual_")) i.name.erase(2, 5);
     i.operation = find_operation(i.name), i.kind = kind_of(i.name);
-    if (i.name == "v_fma_mix_f32") i.op_sel_hi = 0;
     if (starts(i.name, "v_pk_")) i.op_sel_hi = 7;
     std::string rest = space < text.size() ? text.substr(space + 1) : "";
     if (rest.empty() || !has_plain_operands(i.name)) return i;
