@@ -74,8 +74,8 @@ endif
 # ---------------------------------------------------------------------------------------------------------------------
 # files
 
-MODULES  := checkpoint device dtype gpt2_cpu huggingface mapped_file model model_paths operations output_file processors profile \
-            safetensors sampler team tokenizer utils weights
+MODULES  := bf16z checkpoint device dtype gpt2_cpu huggingface mapped_file model model_paths operations output_file pack processors \
+            profile safetensors sampler team tokenizer utils weights
 FRONT    := chips estimate info list_devices machine npy open_device operation_table options print profile_report prompt report \
             report_json score text_output trace verify
 TESTS    := checkpoint cli dtype hostile huggingface inside kernels model sampler surroundings threads tokenizer

@@ -10,6 +10,7 @@
 #include "huggingface.h"
 #include "mapped_file.h"
 #include "output_file.h"
+#include "pack.h"
 #include "safetensors.h"
 #include "weights.h"
 
@@ -99,9 +100,9 @@ static bool load_llmc(GPT2Model* model, MappedFile* file, const char* path, bool
         snprintf(model->contents->configuration, sizeof model->contents->configuration, "header of %s", path);
     }
     if (keep_dtype) dtype = model->file_dtype;
-    bool use_in_place = dtype == model->file_dtype;
+    bool use_in_place = dtype_unpacked(dtype) == model->file_dtype;
     bool ok = weights_from_sources(model, sources, dtype, use_in_place, path, error);
-    if (ok && use_in_place) {
+    if (ok && dtype == model->file_dtype) {
         model->mapping = (void*)file->bytes;
         model->mapping_bytes = file->size;
         *file = (MappedFile){0};
@@ -161,6 +162,7 @@ void checkpoint_contents_free(CheckpointContents* contents) {
 void checkpoint_free(GPT2Model* model) {
     if (model->mapping != NULL) munmap(model->mapping, model->mapping_bytes);
     free(model->block);
+    pack_free(model);
     *model = (GPT2Model){0};
 }
 

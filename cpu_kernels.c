@@ -198,7 +198,21 @@ typedef vf TallSums[TALL_COLUMNS][TALL_GROUPS];
 //   WIDEN_*        weights are widened to f32, activations are f32
 //   BF16_BY_BF16   the processor's bf16 dot product: activations are rounded to bf16
 //   INT8_BY_INT8   integer dot products of blocks: activations are rounded to int8 with a scale per block
-typedef enum { WIDEN_F32, WIDEN_BF16, WIDEN_F16, BF16_BY_BF16, INT8_BY_INT8 } Arithmetic;
+//   UNPACK_*       BF16Z weights are unpacked, the rest is as without
+typedef enum {
+    WIDEN_F32,
+    WIDEN_BF16,
+    WIDEN_F16,
+    BF16_BY_BF16,
+    INT8_BY_INT8,
+    UNPACK_WIDEN_BF16,
+    UNPACK_BF16_BY_BF16
+} Arithmetic;
+
+// What is done with weights once they are unpacked.
+INLINE Arithmetic unpacked(Arithmetic arithmetic) {
+    return arithmetic == UNPACK_WIDEN_BF16 ? WIDEN_BF16 : arithmetic == UNPACK_BF16_BY_BF16 ? BF16_BY_BF16 : arithmetic;
+}
 
 // Rounding activations to bf16 costs up to 2^-9 of each term; in long sums that averages out (logits of GPT-2 shapes
 // move by less than half a percent of the largest), in short ones it does not, and there speed does not matter.
@@ -213,6 +227,7 @@ static Arithmetic arithmetic_of(DType dtype, size_t C) {
     case DTYPE_BF16: return (void)C, WIDEN_BF16;
 #endif
     case DTYPE_F16: return WIDEN_F16;
+    case DTYPE_BF16Z: return arithmetic_of(DTYPE_BF16, C) == WIDEN_BF16 ? UNPACK_WIDEN_BF16 : UNPACK_BF16_BY_BF16;
     default: return INT8_BY_INT8;
     }
 }
@@ -225,7 +240,7 @@ INLINE size_t padded(size_t C) {
 
 // A packed row for Q8 weights may become part of a group, which has more bytes: see cpu_q8.h.
 static size_t packed_row_bytes(DType dtype, size_t C) {
-    switch (arithmetic_of(dtype, C)) {
+    switch (unpacked(arithmetic_of(dtype, C))) {
     case INT8_BY_INT8: return q8_padded_blocks(C) * Q8_BLOCK_BYTES;
     case BF16_BY_BF16: return padded(C) * sizeof(uint16_t);
     default: return padded(C) * sizeof(float);
@@ -243,7 +258,7 @@ static void pack_f32(float* out, const float* in, size_t C) {
 }
 
 static void pack_row(void* out, const float* in, DType dtype, size_t C) {
-    switch (arithmetic_of(dtype, C)) {
+    switch (unpacked(arithmetic_of(dtype, C))) {
     case INT8_BY_INT8: pack_q8(out, in, C); return;
     case BF16_BY_BF16: pack_bf16(out, in, C); return;
     default: pack_f32(out, in, C); return;
@@ -295,7 +310,7 @@ INLINE vf bf16_widen(const void* p) {
 
 // Elements of a row that one vector of a product takes in, and how many such steps C elements are.
 INLINE size_t step_elements(Arithmetic arithmetic) {
-    return arithmetic == BF16_BY_BF16 ? 2 * VL : VL;
+    return unpacked(arithmetic) == BF16_BY_BF16 ? 2 * VL : VL;
 }
 INLINE size_t num_steps(Arithmetic arithmetic, size_t C) {
     return (C + step_elements(arithmetic) - 1) / step_elements(arithmetic);
@@ -344,14 +359,28 @@ INLINE void dot_steps(vf (*acc)[MR], const char* const* w, const char* const* x,
     }
 }
 
+// The rows of weights of a tile.
+typedef struct {
+    const char* w[MR];
+    const uint16_t* scales[MR];              // Q8
+    const uint32_t *rare[MR], *rare_end[MR]; // BF16Z: those still to come
+} WeightRows;
+
+#include "cpu_bf16z.h"
+
 // sums (nr, MR) = w · x, in segments of so many steps. What lies `next` bytes behind each of the weights, which are read
 // for the first time, is requested now; 0: nothing is.
-INLINE void dot_tile(v4f* sums, const char* const* w, const char* const* x, size_t C, size_t segment,
+INLINE void dot_tile(v4f* sums, WeightRows* rows, const uint8_t* common, const char* const* x, size_t C, size_t segment,
                      Arithmetic arithmetic, size_t next, int nr) {
     size_t steps = num_steps(arithmetic, C), first = 0;
     do {
         vf acc[NR][MR] = {{{0}}};
-        dot_steps(acc, w, x, first, first + segment < steps ? first + segment : steps, C, arithmetic, next, nr);
+        size_t last = first + segment < steps ? first + segment : steps;
+        if (unpacked(arithmetic) != arithmetic) {
+            bf16z_dot_steps(acc, rows, vb_table(common), x, first, last, unpacked(arithmetic), next, nr);
+        } else {
+            dot_steps(acc, rows->w, x, first, last, C, arithmetic, next, nr);
+        }
         UNROLL for (int n = 0; n < nr; n++) {
             v4f sum = sum_lanes4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
             sums[n] = first == 0 ? sum : sums[n] + sum;
@@ -369,6 +398,8 @@ typedef struct {
     const char* inp;    // (R) packed rows
     const char* weight; // (OC) rows
     const uint16_t* scales;
+    const uint8_t* common;
+    const uint32_t *rare, *rare_starts;
     const float* bias; // (OC) or NULL
     size_t C, OC, end, inp_bytes, weight_bytes, num_scales;
     size_t segment; // steps
@@ -379,19 +410,22 @@ typedef struct {
 // row and column the tile repeats the last one and drops what it computed there. `next`: see dot_tile.
 INLINE void product_tile(const Product* p, Arithmetic arithmetic, size_t r, size_t count, size_t o, size_t apart,
                          size_t next, int nr) {
-    const char *w[MR], *x[NR];
-    const uint16_t* scales[MR];
+    const char* x[NR];
+    WeightRows rows;
     UNROLL for (size_t m = 0; m < MR; m++) {
         size_t row = o + m * apart < p->end ? o + m * apart : p->end - 1;
-        w[m] = p->weight + row * p->weight_bytes;
-        scales[m] = p->scales + row * p->num_scales;
+        rows.w[m] = p->weight + row * p->weight_bytes;
+        rows.scales[m] = p->scales + row * p->num_scales;
+        if (unpacked(arithmetic) == arithmetic) continue;
+        rows.rare[m] = p->rare + p->rare_starts[row];
+        rows.rare_end[m] = p->rare + p->rare_starts[row + 1];
     }
     UNROLL for (size_t n = 0; n < (size_t)nr; n++) x[n] = p->inp + (r + (n < count ? n : count - 1)) * p->inp_bytes;
     v4f sums[NR];
     if (arithmetic == INT8_BY_INT8) {
-        q8_tile(sums, w, scales, x, p->C, next, nr);
+        q8_tile(sums, rows.w, rows.scales, x, p->C, next, nr);
     } else {
-        dot_tile(sums, w, x, p->C, p->segment, arithmetic, next, nr);
+        dot_tile(sums, &rows, p->common, x, p->C, p->segment, arithmetic, next, nr);
     }
     for (size_t n = 0; n < count; n++) {
         float* out = p->out + (r + n) * p->OC;
@@ -463,12 +497,15 @@ static Product product_of(float* out, const void* inp, const Tensor* weight, con
         .inp = inp,
         .weight = weight->data,
         .scales = weight->scales,
+        .common = weight->common,
+        .rare = weight->rare,
+        .rare_starts = weight->rare_starts,
         .bias = bias,
         .C = C,
         .OC = OC,
         .end = end,
         .inp_bytes = packed_row_bytes(weight->dtype, C),
-        .weight_bytes = dtype_row_stride(weight->dtype, C) * dtype_size(weight->dtype),
+        .weight_bytes = dtype_stride_bytes(weight->dtype, C),
         .num_scales = q8_num_scales(C),
         .segment = segment_steps(num_steps(arithmetic_of(weight->dtype, C), C)),
         .epilogue = epilogue,
@@ -483,9 +520,11 @@ static void matmul(float* out, const void* inp, const Tensor* weight, const floa
     case WIDEN_F32: product_columns(&p, WIDEN_F32, R, begin); return;
     case WIDEN_BF16: product_columns(&p, WIDEN_BF16, R, begin); return;
     case WIDEN_F16: product_columns(&p, WIDEN_F16, R, begin); return;
+    case UNPACK_WIDEN_BF16: product_columns(&p, UNPACK_WIDEN_BF16, R, begin); return;
     case INT8_BY_INT8: product_columns(&p, INT8_BY_INT8, R, begin); return;
 #if defined(__AVX512BF16__)
     case BF16_BY_BF16: product_columns(&p, BF16_BY_BF16, R, begin); return;
+    case UNPACK_BF16_BY_BF16: product_columns(&p, UNPACK_BF16_BY_BF16, R, begin); return;
 #endif
     default: return;
     }
@@ -503,9 +542,11 @@ static void matmul_tall(float* out, const void* inp, const Tensor* weight, const
     case WIDEN_F32: tall_columns(&p, WIDEN_F32, R, begin, tile); return;
     case WIDEN_BF16: tall_columns(&p, WIDEN_BF16, R, begin, tile); return;
     case WIDEN_F16: tall_columns(&p, WIDEN_F16, R, begin, tile); return;
+    case UNPACK_WIDEN_BF16: tall_columns(&p, UNPACK_WIDEN_BF16, R, begin, tile); return;
     case INT8_BY_INT8: tall_columns(&p, INT8_BY_INT8, R, begin, tile); return;
 #if defined(__AVX512BF16__)
     case BF16_BY_BF16: tall_columns(&p, BF16_BY_BF16, R, begin, tile); return;
+    case UNPACK_BF16_BY_BF16: tall_columns(&p, UNPACK_BF16_BY_BF16, R, begin, tile); return;
 #endif
     default: return;
     }

@@ -82,6 +82,22 @@ INLINE void tile_copy(char* out, const char* row, size_t C, Segment segment, Ari
     }
 }
 
+// The same of row o of a matrix in BF16Z, in whole blocks.
+INLINE void tile_unpack(char* out, const Product* p, size_t o, Segment segment, Arithmetic arithmetic) {
+    const size_t step = step_elements(arithmetic), steps = BF16Z_BLOCK / step;
+    const char* row = p->weight + o * p->weight_bytes;
+    const uint32_t *rare = p->rare + p->rare_starts[o], *rare_end = p->rare + p->rare_starts[o + 1];
+    vb table = vb_table(p->common);
+    for (; rare < rare_end && bf16z_rare_column(*rare) < segment.first / steps * BF16Z_BLOCK; rare++) {}
+    for (size_t b = segment.first / steps; b * steps < segment.last; b++) {
+        Bf16Block block __attribute__((aligned(64)));
+        rare = bf16z_unpack_all(block, row, b, rare, rare_end, table);
+        for (size_t s = 0; s < steps && b * steps + s < segment.last; s++) {
+            vf_store(out + (b * steps + s) * sizeof(vf), weights_step(block + s * step * 2, unpacked(arithmetic)));
+        }
+    }
+}
+
 // Row o of the weights, of which the segment is to be multiplied, as number `index` of a tile: where it lies, or copied to
 // the tile.
 INLINE const char* tile_row(const Product* p, size_t o, Segment segment, Arithmetic arithmetic, char* tile,
@@ -90,6 +106,7 @@ INLINE const char* tile_row(const Product* p, size_t o, Segment segment, Arithme
     if (multiplied_in_place(arithmetic, p->C)) return row;
     char* copy = tile + index * tile_row_bytes(arithmetic, p->C);
     if (arithmetic == INT8_BY_INT8) q8_tile_row(copy, row, p->scales + o * p->num_scales, p->C);
+    else if (unpacked(arithmetic) != arithmetic) tile_unpack(copy, p, o, segment, arithmetic);
     else tile_copy(copy, row, p->C, segment, arithmetic);
     return copy;
 }
@@ -97,7 +114,7 @@ INLINE const char* tile_row(const Product* p, size_t o, Segment segment, Arithme
 // sum + w * x, where lanes of x belong to different rows and w is one float, or pair of bf16, for all of them.
 INLINE vf tall_add(vf sum, float w, vf x, Arithmetic arithmetic) {
 #if defined(__AVX512BF16__)
-    if (arithmetic == BF16_BY_BF16) return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)_mm512_set1_ps(w));
+    if (unpacked(arithmetic) == BF16_BY_BF16) return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)_mm512_set1_ps(w));
 #endif
     (void)arithmetic;
     return sum + x * vf_set(w);

@@ -2,7 +2,7 @@
 
 #include <math.h>
 
-const char* const dtype_names[NUM_DTYPES] = {"f32", "bf16", "f16", "q8"};
+const char* const dtype_names[NUM_DTYPES] = {"f32", "bf16", "f16", "q8", "bf16z"};
 
 float f16_to_f32(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16;
@@ -36,14 +36,6 @@ void row_to_f32(float* out, const void* in, DType dtype, size_t n) {
         return;
     }
 }
-
-// Compiled for wider vectors too where the loader can choose at start; the results are the same to the bit. Not under
-// ThreadSanitizer, which is not ready when the loader asks.
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_THREAD__)
-#define WIDE_VECTORS __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define WIDE_VECTORS
-#endif
 
 // One block of Q8. Written with integers and constant counts so that compilers make vectors of it: the bits of
 // magnitudes sort as the magnitudes do, and adding 1.5 * 2^23 leaves no bits below 1, which rounds to nearest even.

@@ -75,7 +75,18 @@ typedef struct {
     DType dtype;
     const void* data;       // (layers, rows, dtype_row_stride(dtype, cols)), not aligned to more than one element
     const uint16_t* scales; // Q8 only: (layers, rows, q8_num_scales(cols)) as binary16
+    // BF16Z only (bf16z.h)
+    const uint8_t* common;       // (BF16Z_COMMON) the table of high bytes, for all layers
+    const uint32_t* rare;        // the rare weights of all the model's matrices, row by row
+    const uint32_t* rare_starts; // (layers * rows + 1) where those of each row begin
 } Tensor;
+
+// The memory of matrices in BF16Z (pack.h).
+typedef struct {
+    void* block;    // data, common and rare_starts of all of them
+    uint32_t* rare; // (num_rare)
+    size_t num_rare;
+} Packed;
 
 // A loaded model. checkpoint.h fills one in and frees it; everything else only reads it.
 typedef struct {
@@ -88,7 +99,8 @@ typedef struct {
     // who owns the memory behind the tensors
     void* mapping; // the file, mapped read-only, or NULL
     size_t mapping_bytes;
-    void* block; // what had to be converted or transposed, or NULL
+    void* block;   // what had to be converted or transposed, or NULL
+    Packed packed; // BF16Z: the matrices
 } GPT2Model;
 
 // Is this a GPT-2 that the program can run? Positive sizes below stated limits, C % NH == 0, V <= Vp, and no product

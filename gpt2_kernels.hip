@@ -2699,7 +2699,7 @@ static void card_row(const Device* d, char* out, uint16_t* scales, const Tensor*
                      float* wide) {
     memset(out, 0, card_row_bytes(d, cols));
     if (matrix->dtype == d->options.dtype) {
-        size_t bytes = dtype_row_stride(matrix->dtype, cols) * dtype_size(matrix->dtype);
+        size_t bytes = dtype_stride_bytes(matrix->dtype, cols);
         memcpy(out, (const char*)matrix->data + row * bytes, bytes);
         size_t n = card_row_scales(d, cols);
         if (n > 0) memcpy(scales, matrix->scales + row * n, n * sizeof *scales);

@@ -123,8 +123,8 @@ typedef struct {
     double operations;
 } Chain;
 
-// What a variant reads with and multiplies with: f32, and weights of each type. The portable kernels widen everything to
-// f32.
+// What a variant reads with and multiplies with: f32, and weights of each type that is not packed. The portable kernels
+// widen everything to f32.
 typedef struct {
     const char* name;
     uint64_t (*read)(const Line* lines, size_t n, ReadOrder order);
@@ -186,7 +186,7 @@ double machine_f32_rate(const char* variant, int threads) {
 
 double machine_product_rate(const char* variant, DType dtype, int threads) {
     const Variant* v = find_variant(variant);
-    return v != NULL ? chain_rate(&v->products[dtype], threads) : 0;
+    return v != NULL ? chain_rate(&v->products[dtype_unpacked(dtype)], threads) : 0;
 }
 
 static double read_rate(const Variant* v, const Line* lines, size_t n, int passes, int threads, bool is_straight) {

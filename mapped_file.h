@@ -17,8 +17,11 @@ bool map_file(MappedFile* file, const char* path, Error* error);
 void unmap_file(MappedFile* file);
 
 // Part of a mapped file has been read and will not be needed soon: its whole pages need no memory of this process until
-// they are touched again.
-void release_pages(const unsigned char* bytes, size_t size);
+// they are touched again. Of memory that is no file's the contents are lost.
+void release_pages(const void* memory, size_t size);
+
+// A wish that memory, of a mapped file or allocated, may lie in pages of 2 MB; without it all works the same.
+void prefer_huge_pages(const void* memory, size_t size);
 
 // What a file that is no checkpoint seems to be and what to do about it, as half a sentence: "it is compressed with
 // gzip; run gunzip on it". The text is static.

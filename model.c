@@ -63,8 +63,9 @@ Tensor gpt2_tensor(const GPT2Model* model, ParameterId id, int layer) {
     ParameterShape shape = gpt2_parameter_shape(id, &model->config);
     Tensor t = model->tensors[id];
     size_t row = (size_t)layer * shape.rows;
-    t.data = (const char*)t.data + row * dtype_row_stride(t.dtype, shape.cols) * dtype_size(t.dtype);
+    t.data = (const char*)t.data + row * dtype_stride_bytes(t.dtype, shape.cols);
     if (t.scales != NULL) t.scales += row * q8_num_scales(shape.cols);
+    if (t.rare_starts != NULL) t.rare_starts += row;
     return t;
 }
 
@@ -73,10 +74,13 @@ const float* gpt2_vector(const GPT2Model* model, ParameterId id, int layer) {
 }
 
 void gpt2_matrix_row(float* out, const Tensor* matrix, size_t row, size_t cols) {
-    const char* data =
-        (const char*)matrix->data + row * dtype_row_stride(matrix->dtype, cols) * dtype_size(matrix->dtype);
+    const char* data = (const char*)matrix->data + row * dtype_stride_bytes(matrix->dtype, cols);
     if (matrix->dtype == DTYPE_Q8) {
         q8_row_to_f32(out, (const int8_t*)data, matrix->scales + row * q8_num_scales(cols), cols);
+    } else if (matrix->dtype == DTYPE_BF16Z) {
+        const uint32_t* starts = matrix->rare_starts + row;
+        bf16z_row_to_f32(out, (const uint8_t*)data, matrix->common, matrix->rare + starts[0], matrix->rare + starts[1],
+                         cols);
     } else {
         row_to_f32(out, data, matrix->dtype, cols);
     }
@@ -95,5 +99,5 @@ size_t gpt2_bytes_per_token_in(DType dtype, const GPT2Config* config) {
 }
 
 size_t gpt2_bytes_per_token(const GPT2Model* model) {
-    return gpt2_bytes_per_token_in(model->dtype, &model->config);
+    return gpt2_bytes_per_token_in(model->dtype, &model->config) + model->packed.num_rare * sizeof(uint32_t);
 }

@@ -6,7 +6,8 @@
 #include "machine.h"
 
 DType dtype_on_device(const Options* options, DType dtype, bool is_gpu) {
-    return is_gpu && options->keep_dtype && dtype == DTYPE_F32 ? DTYPE_BF16 : dtype;
+    if (!is_gpu) return dtype;
+    return options->keep_dtype && dtype == DTYPE_F32 ? DTYPE_BF16 : dtype_unpacked(dtype);
 }
 
 bool find_gpu(GpuInfo* info, const Options* options, Error* error) {

@@ -19,8 +19,8 @@ bool open_device(OpenDevice* device, const Generation* g, const DeviceOptions* n
 // The same on the CPU, whatever the options say.
 bool open_cpu(OpenDevice* device, const Generation* g, const DeviceOptions* needs, Error* error);
 
-// What the matrices of a model in `dtype` become where it runs: a GPU gets bf16 from f32, unless --dtype says otherwise;
-// what has 16 bits or fewer already stays as it is.
+// What the matrices of a model in `dtype` become where it runs: a GPU gets bf16 from f32, unless --dtype says otherwise,
+// and from bf16z; what else has 16 bits or fewer already stays as it is.
 DType dtype_on_device(const Options* options, DType dtype, bool is_gpu);
 
 // Describes the GPU that --device names, number 0 for auto. False when there is none, or --device cpu was given.

@@ -67,8 +67,9 @@ static const OptionRow option_rows[] = {
      "where the model runs; auto, the default: on a GPU if there is one; N: its number in --list-devices"},
     {0, "list-devices", NULL, VALUE_ACTION, FIELD(action), ACTION_LIST_DEVICES, 0, "print the devices and stop"},
     {0, "cpu-logits", NULL, VALUE_FLAG, FIELD(cpu_logits), 0, 0, "compute the logits on the CPU, whatever the device"},
-    {0, "dtype", "auto|f32|bf16|f16|q8", VALUE_DTYPE, 0, 0, 0,
-     "what the weights are kept as in memory; auto, the default: as the file has them"},
+    {0, "dtype", "auto|f32|bf16|f16|q8|bf16z", VALUE_DTYPE, 0, 0, 0,
+     "what the weights are kept as in memory; auto, the default: as the file has them; bf16z: bf16, packed without "
+     "loss"},
     {0, "layers", "N", VALUE_INT, FIELD(layers), 1, MAX_SIZE, "use the first N layers"},
     {0, "ctx", "N", VALUE_INT, FIELD(context), 1, MAX_SIZE, "limit the context, prompt and continuation, to N tokens"},
     {0, "tokens", NULL, VALUE_ACTION, FIELD(action), ACTION_TOKENS, 0, "print the prompt's token ids and stop"},
@@ -166,7 +167,7 @@ static bool read_dtype(Options* options, const char* value, Error* error) {
             return true;
         }
     }
-    return fail(error, "--dtype: \"%s\" is none of auto, f32, bf16, f16, q8", value);
+    return fail(error, "--dtype: \"%s\" is none of auto, f32, bf16, f16, q8, bf16z", value);
 }
 
 static bool read_device(Options* options, const char* value, Error* error) {

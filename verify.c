@@ -233,7 +233,7 @@ static bool run_reference(Verifier* v, bool has_file, Error* error) {
 // The contenders.
 
 static double rounding_of(DType dtype, const GPT2Config* config) {
-    return roundings[dtype] * (dtype == DTYPE_F32 ? sqrt(4.0 * config->channels) : 1);
+    return roundings[dtype_unpacked(dtype)] * (dtype == DTYPE_F32 ? sqrt(4.0 * config->channels) : 1);
 }
 
 // Fills in the tolerances of a contender: by --tolerance, or by what rounding to its weight type explains. Where the
@@ -267,7 +267,7 @@ static Contender* add_contender(Verifier* v, const DeviceApi* api, DType dtype) 
 static bool list_gpus(Verifier* v, DType dtype, Error* error) {
 #ifdef GPT2_HIP
     const Options* options = v->g->options;
-    if (options->device == DEVICE_CPU) return true;
+    if (options->device == DEVICE_CPU || dtype >= NUM_GPU_DTYPES) return true;
     bool is_wanted = options->device == DEVICE_GPU;
     GpuInfo info;
     if (is_wanted && !find_gpu(&info, options, error)) return false;

@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <string.h>
 #include <unistd.h>
 #ifdef _OPENMP
@@ -19,6 +18,7 @@ static int omp_get_thread_num(void) {
 
 #include "checkpoint.h"
 #include "mapped_file.h"
+#include "pack.h"
 #include "processors.h"
 
 _Static_assert(sizeof(size_t) >= 8, "sizes of checkpoints need 64 bits");
@@ -72,6 +72,7 @@ size_t first_unfit(const float* in, DType dtype, size_t n) {
     // The largest magnitudes that do not round to infinity; in Q8 it is the scale, largest / 127, that must not.
     static const float limits[NUM_DTYPES] = {
         [DTYPE_BF16] = 0x1.fefffep127f, [DTYPE_F16] = 0x1.ffdffep15f, [DTYPE_Q8] = 8321039.5f};
+    dtype = dtype_unpacked(dtype);
     if (dtype == DTYPE_F32) return n;
     int any = 0;
     for (size_t i = 0; i < n; i++) any |= !(fabsf(in[i]) <= limits[dtype]);
@@ -123,7 +124,7 @@ static void write_row(const Conversion* c, size_t row, const float* in, Unfit* u
             return;
         }
     }
-    char* out = c->data + row * dtype_row_stride(c->dtype, cols) * dtype_size(c->dtype);
+    char* out = c->data + row * dtype_stride_bytes(c->dtype, cols);
     uint16_t* scales = c->dtype == DTYPE_Q8 ? c->scales + row * q8_num_scales(cols) : NULL;
     row_from_f32(out, scales, in, c->dtype, cols);
 }
@@ -185,7 +186,7 @@ static size_t place_tensors(GPT2Model* model, const SourceTensor* sources, bool 
             continue;
         }
         size_t rows = shape.layers * shape.rows;
-        size_t data = take(&offset, rows * dtype_row_stride(tensor->dtype, shape.cols) * dtype_size(tensor->dtype));
+        size_t data = take(&offset, rows * dtype_stride_bytes(tensor->dtype, shape.cols));
         if (block != NULL) tensor->data = block + data;
         if (tensor->dtype == DTYPE_Q8) {
             size_t scales = take(&offset, rows * q8_num_scales(shape.cols) * sizeof(uint16_t));
@@ -263,6 +264,10 @@ static bool note_contents(const GPT2Model* model, const SourceTensor* sources, c
 
 bool weights_from_sources(GPT2Model* model, const SourceTensor* sources, DType dtype, bool use_in_place,
                           const char* where, Error* error) {
+    if (dtype == DTYPE_BF16Z) {
+        return weights_from_sources(model, sources, DTYPE_BF16, use_in_place, where, error) &&
+               pack_model(model, where, error);
+    }
     model->dtype = dtype;
     model->num_parameters = gpt2_num_parameters(&model->config);
     if (model->contents != NULL && !note_contents(model, sources, where, error)) return false;
@@ -271,10 +276,7 @@ bool weights_from_sources(GPT2Model* model, const SourceTensor* sources, DType d
     Error memory;
     model->block = allocate(bytes, 1, where, &memory);
     if (model->block == NULL) return fail(error, "%s; its weights need less as --dtype q8", memory.text);
-    // a token reads all of it: 2 MB pages spare it one walk of the page tables for every 4 KB (dev/CPU.md)
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    char* first_page = (char*)model->block + (page - (uintptr_t)model->block % page) % page;
-    if (bytes > page) madvise(first_page, bytes - page, MADV_HUGEPAGE); // a wish; without it all works the same
+    prefer_huge_pages(model->block, bytes); // a token reads all of it: spares it page walks (dev/CPU.md)
     place_tensors(model, sources, use_in_place, model->block);
     return convert_parameters(model, sources, use_in_place, where, error);
 }

@@ -21,8 +21,9 @@ static inline size_t source_index(const GPT2Config* config, int id, size_t layer
 
 // Fills in model->tensors, ->block, ->dtype and ->num_parameters from model->config and `sources` (see source_index;
 // the layers of one parameter adjoin when use_in_place). Matrices become `dtype`, vectors f32. With use_in_place the
-// tensors that already have that dtype stay where the file has them; the rest is converted into model->block, on all
-// OpenMP threads. Notes in model->contents, if there is one, where everything lies. A weight that `dtype` cannot express (NaN, infinite, too large) is an error. `where` is the file.
+// tensors that already have that dtype stay where the file has them (for BF16Z those in BF16, until they are packed); the
+// rest is converted into model->block, on all OpenMP threads. Notes in model->contents, if there is one, where everything
+// lies. A weight that `dtype` cannot express (NaN, infinite, too large) is an error. `where` is the file.
 bool weights_from_sources(GPT2Model* model, const SourceTensor* sources, DType dtype, bool use_in_place,
                           const char* where, Error* error);
 

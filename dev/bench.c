@@ -2,7 +2,7 @@
 //
 //   bench [options]
 //     -t, --threads N        default: physical cores       -r, --repeats N   1 to 99 (9)
-//     --dtype f32|bf16|f16|q8 (bf16)                       --kernels NAME    variant of the kernels
+//     --dtype f32|bf16|f16|q8|bf16z (bf16)                 --kernels NAME    variant of the kernels
 //     --shape 124M|355M|774M|1558M (124M)
 //     --rows NAME,NAME...    decode20 decode128 depth512 depth900 prefill64 prefill512 threads process tokenizer; also
 //                            depths, a token's time at nine depths, for the plot. Default: all but depths, and

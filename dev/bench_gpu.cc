@@ -252,7 +252,7 @@ int main(int argc, char** argv) {
     for (int i = 1; i < argc; i++) {
         bool is_known = strcmp(argv[i], "small") == 0;
         is_small |= is_known;
-        for (int d = 0; d < NUM_DTYPES; d++) {
+        for (int d = 0; d < NUM_GPU_DTYPES; d++) {
             if (strcmp(argv[i], dtype_names[d]) == 0) dtype = (DType)d, is_known = true;
         }
         stop_at(!is_known, "usage: bench_gpu [f32|bf16|f16|q8] [small]");

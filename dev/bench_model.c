@@ -4,6 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "../mapped_file.h"
+#include "../pack.h"
+
 static const struct {
     const char* name;
     GPT2Config config;
@@ -21,21 +24,43 @@ const GPT2Config* bench_shape(const char* name) {
     return NULL;
 }
 
-// Every weight is a number in [-scale, scale) from a multiplicative hash of its index, rounded to bf16.
+// Numbers below 2^24 that look random.
+static uint32_t hash(uint32_t i) {
+    i *= 2654435761u;
+    i ^= i >> 15;
+    return i * 2246822519u >> 8;
+}
+
+// Every weight is the difference of two numbers in [0, scale) from hashes of its index, rounded to bf16: spread about 0
+// much as a normal one, with a standard deviation of scale / 2.45.
 static void fill_random(void* out, uint16_t* scales, DType dtype, size_t rows, size_t cols, float scale) {
-    size_t row_bytes = dtype_row_stride(dtype, cols) * dtype_size(dtype);
+    size_t row_bytes = dtype_stride_bytes(dtype, cols);
 #pragma omp parallel for
     for (size_t r = 0; r < rows; r++) {
         float row[8192]; // 4C of the largest shape is 6400
         for (size_t c = 0; c < cols; c++) {
-            uint32_t hash = (uint32_t)(r * cols + c) * 2654435761u;
-            hash ^= hash >> 15;
-            float number = (float)(hash * 2246822519u >> 8) * 0x1p-23f - 1.0f;
-            row[c] = bf16_to_f32(f32_to_bf16(scale * number));
+            uint32_t i = (uint32_t)(r * cols + c);
+            float difference = (float)hash(2 * i) - (float)hash(2 * i + 1);
+            row[c] = bf16_to_f32(f32_to_bf16(scale * 0x1p-24f * difference));
         }
         row_from_f32((char*)out + r * row_bytes, scales == NULL ? NULL : scales + r * q8_num_scales(cols), row, dtype,
                      cols);
     }
+}
+
+// The model's matrices into BF16Z; what they were before is freed.
+static bool pack(GPT2Model* model, Error* error) {
+    Tensor before[NUM_PARAMETERS];
+    memcpy(before, model->tensors, sizeof before);
+    model->dtype = DTYPE_BF16;
+    if (!pack_model(model, "random weights", error)) {
+        bench_model_free(model);
+        return false;
+    }
+    for (int id = 0; id < NUM_PARAMETERS; id++) {
+        if (before[id].dtype == DTYPE_BF16) free((void*)before[id].data);
+    }
+    return true;
 }
 
 bool bench_model_random(GPT2Model* model, const GPT2Config* config, DType dtype, Error* error) {
@@ -43,26 +68,28 @@ bool bench_model_random(GPT2Model* model, const GPT2Config* config, DType dtype,
         .config = *config, .dtype = dtype, .file_dtype = dtype, .num_parameters = gpt2_num_parameters(config)};
     for (int id = 0; id < NUM_PARAMETERS; id++) {
         ParameterShape shape = gpt2_parameter_shape((ParameterId)id, config);
-        DType kept = shape.kind == VECTOR ? DTYPE_F32 : dtype;
+        DType kept = shape.kind == VECTOR ? DTYPE_F32 : dtype_unpacked(dtype);
         size_t rows = shape.layers * shape.rows;
-        char* data = allocate(rows * dtype_row_stride(kept, shape.cols), dtype_size(kept), "weights", error);
+        char* data = allocate(rows, dtype_stride_bytes(kept, shape.cols), "weights", error);
         uint16_t* scales =
             kept == DTYPE_Q8 ? allocate(rows * q8_num_scales(shape.cols), sizeof *scales, "scales", error) : NULL;
-        model->tensors[id] = (Tensor){kept, data, scales};
+        model->tensors[id] = (Tensor){.dtype = kept, .data = data, .scales = scales};
         if (data == NULL || (kept == DTYPE_Q8 && scales == NULL)) {
             bench_model_free(model);
             return false;
         }
+        prefer_huge_pages(data, rows * dtype_stride_bytes(kept, shape.cols)); // as loading does
         fill_random(data, scales, kept, rows, shape.cols, 0.05f);
     }
-    return true;
+    return dtype != DTYPE_BF16Z || pack(model, error);
 }
 
 void bench_model_free(GPT2Model* model) {
     for (int id = 0; id < NUM_PARAMETERS; id++) {
-        free((void*)model->tensors[id].data);
+        if (model->tensors[id].dtype != DTYPE_BF16Z) free((void*)model->tensors[id].data);
         free((void*)model->tensors[id].scales);
     }
+    pack_free(model);
     *model = (GPT2Model){0};
 }
 

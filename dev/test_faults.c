@@ -45,6 +45,7 @@ static const Run runs[] = {
      .file = "logits.npy"},
     {"converted",
      .args = {"-m", "toy.bin", "-p", "a", "--dtype", "bf16", "--repeat-penalty", "1.5", "-n", "2", "-t", "1", "-v"}},
+    {"packed", .args = {"-m", "toy.bin", "-p", "a", "--dtype", "bf16z", "-n", "2", "-t", "1", "-q"}},
     {"tokens", .args = {"-m", "toy.bin", "--tokens"}, .input = "prompt"},
     {"top", .args = {"-m", "toy.bin", "-p", "a", "--top", "4", "-q", "-t", "1"}},
     {"shards", .args = {"-m", "sharded", "-T", "toy_tokenizer.bin", "-p", "a", "-n", "2", "-q", "-t", "1"}},

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "../pack.h"
+
 // SplitMix64 (Steele, Lea and Flood 2014): 64 fresh bits for every call.
 static uint64_t next_bits(uint64_t* state) {
     uint64_t z = *state += 0x9e3779b97f4a7c15u;
@@ -49,7 +51,7 @@ static size_t round_up_4(size_t bytes) {
 
 static void parameter_bytes(size_t* data, size_t* scales, const ParameterShape* shape, DType dtype) {
     size_t rows = shape->layers * shape->rows;
-    *data = round_up_4(rows * dtype_row_stride(dtype, shape->cols) * dtype_size(dtype));
+    *data = round_up_4(rows * dtype_stride_bytes(dtype, shape->cols));
     *scales = dtype == DTYPE_Q8 ? round_up_4(rows * q8_num_scales(shape->cols) * sizeof(uint16_t)) : 0;
 }
 
@@ -58,7 +60,7 @@ static void draw_parameter(Tensor* tensor, char* data, uint16_t* scales, Paramet
     ParameterShape shape = gpt2_parameter_shape(id, config);
     float mean, std;
     parameter_moments(&mean, &std, id, config);
-    size_t row_bytes = dtype_row_stride(tensor->dtype, shape.cols) * dtype_size(tensor->dtype);
+    size_t row_bytes = dtype_stride_bytes(tensor->dtype, shape.cols);
     tensor->data = data;
     tensor->scales = scales;
     for (size_t r = 0; r < shape.layers * shape.rows; r++) {
@@ -70,6 +72,9 @@ static void draw_parameter(Tensor* tensor, char* data, uint16_t* scales, Paramet
 
 bool reference_model(GPT2Model* model, const GPT2Config* config, DType dtype, uint64_t seed, Error* error) {
     if (!gpt2_config_check(config, "reference_model", error)) return false;
+    if (dtype == DTYPE_BF16Z) {
+        return reference_model(model, config, DTYPE_BF16, seed, error) && pack_model(model, "reference_model", error);
+    }
     *model = (GPT2Model){.config = *config, .dtype = dtype, .file_dtype = dtype};
     model->num_parameters = gpt2_num_parameters(config);
     size_t total = 0, data[NUM_PARAMETERS], scales[NUM_PARAMETERS];
@@ -97,6 +102,7 @@ bool reference_model(GPT2Model* model, const GPT2Config* config, DType dtype, ui
 
 void reference_model_free(GPT2Model* model) {
     free(model->block);
+    pack_free(model);
     *model = (GPT2Model){0};
 }
 

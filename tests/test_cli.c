@@ -321,7 +321,7 @@ static const BadLine bad_lines[] = {
     {"--device gpu:-1", "gpu:N"},
     {"--device gpu:1x", "gpu:N"},
     {"--device tpu", "tpu"},
-    {"--dtype q4", "q8"},
+    {"--dtype q4", "q8, bf16z"},
     {"--layers 0", "--layers"},
     {"--layers 4000", "4000"},
     {"--ctx 0", "--ctx"},
@@ -381,6 +381,7 @@ static const char* const good_lines[] = {
     "-n 2 --dtype bf16",
     "-n 2 --dtype f16",
     "-n 2 --dtype q8",
+    "-n 2 --dtype bf16z",
     "-n 2 --layers 1",
     "-n 2 --ctx 8",
     "-n 2 -t 3",
@@ -580,16 +581,23 @@ static void test_context(const Cli* cli) {
 
 #define SAMPLED "--temp", "1.2", "-n", "24", "--ignore-eos"
 
+// The text, and the logits that the last token was chosen from, by the report.
+static bool same_text_and_logits(const Result* a, const Result* b) {
+    const char *first = strstr(a->err, "logits hash"), *second = strstr(b->err, "logits hash");
+    return same_text(a, b) && first != NULL && second != NULL && strcmp(first, second) == 0;
+}
+
 static void test_determinism(const Cli* cli) {
     Result first = RUN(cli, "-p", PROMPT, SAMPLED, "-s", "5");
     static const char* const threads[] = {"2", "3", "4"};
     for (int i = 0; i < 3; i++) {
         Result r = RUN(cli, "-p", PROMPT, SAMPLED, "-s", "5", "-t", threads[i]);
-        const char *a = strstr(first.err, "logits hash"), *b = strstr(r.err, "logits hash");
-        bool same_hash = a != NULL && b != NULL && strcmp(a, b) == 0;
-        test_check(cli->t, same_text(&first, &r) && same_hash, "%s threads give the text and the logits of one thread",
+        test_check(cli->t, same_text_and_logits(&first, &r), "%s threads give the text and the logits of one thread",
                    threads[i]);
     }
+    Result rounded = RUN(cli, "-p", PROMPT, SAMPLED, "-s", "5", "--dtype", "bf16");
+    Result packed = RUN(cli, "-p", PROMPT, SAMPLED, "-s", "5", "--dtype", "bf16z");
+    test_check(cli->t, same_text_and_logits(&rounded, &packed), "bf16z gives the text and the logits of bf16");
     Result other = RUN(cli, "-p", PROMPT, SAMPLED, "-s", "6");
     test_check(cli->t, other.status == 0 && strcmp(first.out, other.out) != 0, "another seed gives another text");
 

@@ -258,10 +258,72 @@ static void test_q8(Tests* t) {
                "q8 is off by at most half a step of its block (%.5f of the largest)", worst);
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+// BF16Z
+
+enum { MAX_PACKED_ROW = 1700 };
+
+// Packs n bf16 with a table and unpacks them: how many differ in any bit, and in *rare how many were rare.
+static int changed_by_packing(const uint16_t* in, const uint8_t* common, size_t n, size_t* rare) {
+    static uint8_t blocks[2000 / BF16Z_BLOCK * BF16Z_BLOCK_BYTES + 1];
+    static uint32_t list[MAX_PACKED_ROW];
+    static float out[MAX_PACKED_ROW];
+    int changed = 0;
+    memset(blocks, 0xee, sizeof blocks);
+    *rare = bf16z_pack_row(blocks, in, common, n);
+    changed += blocks[bf16z_blocks(n) * BF16Z_BLOCK_BYTES] != 0xee; // what lies behind
+    bf16z_list_rare(list, in, common, n);
+    bf16z_row_to_f32(out, blocks, common, list, list + *rare, n);
+    for (size_t i = 0; i < n; i++) changed += f32_bits(out[i]) != (uint32_t)in[i] << 16;
+    return changed;
+}
+
+static void test_bf16z(Tests* t) {
+    static const size_t lengths[] = {1, 63, 127, 128, 129, 768, 1600};
+    static uint16_t row[MAX_PACKED_ROW];
+    uint32_t counts[128] = {0};
+    uint8_t common[BF16Z_COMMON];
+    counts[7] = 5, counts[127] = 4, counts[60] = 9, counts[61] = 8, counts[0] = 3, counts[62] = 2, counts[58] = 2;
+    bf16z_choose_common(common, counts);
+    static const uint8_t expected[] = {60, 61, 7, 127, 0};
+    bool is_chosen = memcmp(common, expected, sizeof expected) == 0;
+    for (int i = 0; i < BF16Z_COMMON / 2; i++) is_chosen &= common[i + BF16Z_COMMON / 2] == (common[i] | 0x80);
+    test_check(t, is_chosen, "bf16z: the table holds the commonest high bytes, then the same with the sign set");
+
+    bool is_there[BF16Z_BLOCK] = {false};
+    for (size_t i = 0; i < BF16Z_BLOCK; i++) is_there[bf16z_slot(i)] = true;
+    int missing = 0;
+    for (size_t i = 0; i < BF16Z_BLOCK; i++) missing += !is_there[i];
+    test_check(t, missing == 0, "bf16z: the weights of a block lie in slots of their own (%d are free)", missing);
+
+    int changed = 0, tried = 0;
+    size_t rare = 0, expected_rare = 0;
+    for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
+        for (unsigned start = 0; start < 65536; start += (unsigned)lengths[l], tried++) { // all patterns, NaNs included
+            size_t in_row;
+            for (size_t i = 0; i < lengths[l]; i++) {
+                row[i] = (uint16_t)((start + i) * 40503u); // a permutation
+                expected_rare += memchr(common, row[i] >> 8, BF16Z_COMMON) == NULL;
+            }
+            changed += changed_by_packing(row, common, lengths[l], &in_row);
+            rare += in_row;
+        }
+    }
+    test_check(t, changed == 0 && rare == expected_rare,
+               "bf16z: %d rows of every bf16 there is come back bit by bit (%d changed), %zu of them rare (%zu)", tried,
+               changed, rare, expected_rare);
+    size_t none;
+    for (int i = 0; i < 768; i++) row[i] = (uint16_t)(common[i % BF16Z_COMMON] << 8 | (i * 7 & 0xff));
+    changed = changed_by_packing(row, common, 768, &none);
+    test_check(t, changed == 0 && none == 0 && dtype_stride_bytes(DTYPE_BF16Z, 768) == 1152,
+               "bf16z: 768 weights of the table's take 1152 bytes, none is rare (%zu)", none);
+}
+
 void test_dtype(Tests* t) {
     test_section("dtype: number formats");
     test_half_formats(t);
     test_rows(t);
     test_strides(t);
     test_q8(t);
+    test_bf16z(t);
 }

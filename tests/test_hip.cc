@@ -108,7 +108,7 @@ struct RandomMatrix {
         for (size_t r = 0; r < (size_t)rows; r++) {
             Floats row = random->floats((size_t)C, 1);
             row_from_f32(&data[r * row_bytes], &scales[r * blocks], row.data(), dtype, (size_t)C);
-            Tensor tensor = {dtype, &data[r * row_bytes], &scales[r * blocks]};
+            Tensor tensor = {dtype, &data[r * row_bytes], &scales[r * blocks], NULL, NULL, NULL};
             gpt2_matrix_row(&exact[r * (size_t)C], &tensor, 0, (size_t)C);
         }
     }
@@ -604,7 +604,7 @@ static void check_kernels(Tests* t, Random* random) {
     for (int C : widths) worst = fmax(worst, layernorm_difference(random, C));
     test_check(t, worst < 2e-6, "layernorm of 1 to 1600 channels is float64's within 2e-6 of the largest: %.1e", worst);
     worst = 0;
-    for (int d = 0; d < NUM_DTYPES; d++) {
+    for (int d = 0; d < NUM_GPU_DTYPES; d++) {
         for (int C : {15, 45, 768}) worst = fmax(worst, embed_difference(random, (DType)d, C));
     }
     test_check(t, worst < 1e-6, "embed adds the right rows of f32, bf16, f16 and q8, with zeros behind them: %.1e",
@@ -613,7 +613,7 @@ static void check_kernels(Tests* t, Random* random) {
     test_check(t, wrongly_rounded(random) == 0, "floats are rounded to f16 as dtype.c does: all of them");
 
     const OutputKind kinds[] = {OUTPUT_STORE, OUTPUT_GELU, OUTPUT_ADD};
-    for (int d = 0; d < NUM_DTYPES; d++) {
+    for (int d = 0; d < NUM_GPU_DTYPES; d++) {
         const int tile_rows[] = {9, 64, 70}, sizes[][2] = {{15, 9}, {45, 67}, {160, 131}, {768, 24}};
         double decode = 0, prefill = 0;
         const Stage stages[] = {STAGE_FC, STAGE_FCPROJ, STAGE_HEAD};
@@ -741,8 +741,8 @@ static void check_shapes(Tests* t) {
         {1, 50, 50, 1, 2, 16},     // a context of one token
     };
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-        for (int d = 0; d < NUM_DTYPES; d++) {
-            if (s == 0 || (size_t)d == s % NUM_DTYPES) check_shape(t, shapes[s], (DType)d);
+        for (int d = 0; d < NUM_GPU_DTYPES; d++) {
+            if (s == 0 || (size_t)d == s % NUM_GPU_DTYPES) check_shape(t, shapes[s], (DType)d);
         }
     }
 }
@@ -1069,7 +1069,7 @@ static void check_picks(Tests* t) {
 // An f32 model on the card in the other formats: the bounds of the issue.
 static void check_conversion(Tests* t) {
     const GPT2Config config = {24, 301, 307, 2, 3, 96};
-    const double bounds[NUM_DTYPES] = {1e-4, 2e-2, 2e-3, 5e-2};
+    const double bounds[NUM_GPU_DTYPES] = {1e-4, 2e-2, 2e-3, 5e-2};
     int T = config.max_seq_len, V = config.vocab_size;
     GPT2Model model;
     Error error;
@@ -1077,7 +1077,7 @@ static void check_conversion(Tests* t) {
     std::vector<int> tokens = Random{2}.ints((size_t)T, V);
     Doubles truth((size_t)(T * V));
     bool ok = reference_forward(truth.data(), &model, tokens.data(), T, &error);
-    for (int dtype = 0; ok && dtype < NUM_DTYPES; dtype++) {
+    for (int dtype = 0; ok && dtype < NUM_GPU_DTYPES; dtype++) {
         DeviceOptions options = device_options(&model, 1, (DType)dtype);
         Device* d = open_device(t, &model, &options);
         if (d == NULL) continue;
@@ -1126,10 +1126,10 @@ static void check_generation(Tests* t, const char* name, const GPT2Model* model,
 
 static void check_generations(Tests* t) {
     const GPT2Config config = {40, 301, 320, 2, 3, 96};
-    const double bounds[NUM_DTYPES] = {1e-4, 2e-2, 2e-2, 5e-2};
+    const double bounds[NUM_GPU_DTYPES] = {1e-4, 2e-2, 2e-2, 5e-2};
     GPT2Model model;
     Error error;
-    for (int dtype = 0; dtype < NUM_DTYPES; dtype++) {
+    for (int dtype = 0; dtype < NUM_GPU_DTYPES; dtype++) {
         char name[64];
         snprintf(name, sizeof name, "a random model in %s", dtype_names[dtype]);
         if (!reference_model(&model, &config, (DType)dtype, 12, &error))

@@ -45,15 +45,49 @@ static void guarded_free(Guarded* g) {
 typedef struct {
     size_t R, C, OC;
     Tensor weight;
-    Guarded data, scales;
+    Guarded data, scales; // BF16Z: scales holds the places of the rare weights
+    uint8_t* common;
+    uint32_t* rare;
     float *inp, *bias;
     double *exact, *magnitude; // (R, OC): inp · weightᵀ + bias in float64, and the same sum of absolute values
 } Problem;
 
-static Problem problem_make(size_t R, size_t C, size_t OC, DType dtype) {
+// A number of [-0.2, 0.2), now and then 2^-30 of it: a weight that is rare in BF16Z.
+static float random_weight(uint32_t* state) {
+    float x = random_float(state) * 0.2f;
+    return *state % 61 == 0 ? x * 0x1p-30f : x;
+}
+
+// Turns the weights of a problem in BF16 into BF16Z.
+static void problem_pack(Problem* p) {
+    size_t C = p->C, OC = p->OC, row_bytes = dtype_stride_bytes(DTYPE_BF16Z, C), num_rare = 0;
+    const uint16_t* in = p->weight.data;
+    uint32_t counts[128] = {0};
+    for (size_t i = 0; i < OC * C; i++) counts[in[i] >> 8 & 127]++;
+    Guarded data = guarded(OC * row_bytes), starts = guarded((OC + 1) * sizeof(uint32_t));
+    uint32_t* rare_starts = (uint32_t*)(void*)starts.data;
+    p->common = malloc(BF16Z_COMMON);
+    bf16z_choose_common(p->common, counts);
+    p->rare = malloc(OC * C * sizeof *p->rare);
+    for (size_t o = 0; o < OC; o++) {
+        rare_starts[o] = (uint32_t)num_rare;
+        bf16z_list_rare(p->rare + num_rare, in + o * C, p->common, C);
+        num_rare += bf16z_pack_row((uint8_t*)data.data + o * row_bytes, in + o * C, p->common, C);
+    }
+    rare_starts[OC] = (uint32_t)num_rare;
+    guarded_free(&p->data);
+    guarded_free(&p->scales);
+    p->data = data;
+    p->scales = starts;
+    p->weight = (Tensor){
+        .dtype = DTYPE_BF16Z, .data = data.data, .common = p->common, .rare = p->rare, .rare_starts = rare_starts};
+}
+
+static Problem problem_make(size_t R, size_t C, size_t OC, DType wanted) {
     Problem p = {.R = R, .C = C, .OC = OC};
+    DType dtype = dtype_unpacked(wanted);
     uint32_t state = (uint32_t)(R * 31 + C * 17 + OC * 7 + (size_t)dtype + 1);
-    size_t row_bytes = dtype_row_stride(dtype, C) * dtype_size(dtype);
+    size_t row_bytes = dtype_stride_bytes(dtype, C);
     p.data = guarded(OC * row_bytes);
     p.scales = guarded(OC * q8_num_scales(C) * sizeof(uint16_t));
     p.inp = malloc(R * C * sizeof(float));
@@ -65,7 +99,7 @@ static Problem problem_make(size_t R, size_t C, size_t OC, DType dtype) {
     for (size_t i = 0; i < R * C; i++) p.inp[i] = random_float(&state) * 3;
     for (size_t o = 0; o < OC; o++) {
         p.bias[o] = random_float(&state);
-        for (size_t c = 0; c < C; c++) row[c] = random_float(&state) * 0.2f;
+        for (size_t c = 0; c < C; c++) row[c] = random_weight(&state);
         uint16_t* row_scales = scales + o * q8_num_scales(C);
         row_from_f32(p.data.data + o * row_bytes, row_scales, row, dtype, C);
         if (dtype == DTYPE_Q8) q8_row_to_f32(row, (int8_t*)p.data.data + o * row_bytes, row_scales, C);
@@ -81,13 +115,16 @@ static Problem problem_make(size_t R, size_t C, size_t OC, DType dtype) {
         }
     }
     free(row);
-    p.weight = (Tensor){dtype, p.data.data, dtype == DTYPE_Q8 ? scales : NULL};
+    p.weight = (Tensor){.dtype = dtype, .data = p.data.data, .scales = dtype == DTYPE_Q8 ? scales : NULL};
+    if (wanted == DTYPE_BF16Z) problem_pack(&p);
     return p;
 }
 
 static void problem_free(Problem* p) {
     guarded_free(&p->data);
     guarded_free(&p->scales);
+    free(p->common);
+    free(p->rare);
     free(p->inp);
     free(p->bias);
     free(p->exact);
@@ -140,7 +177,7 @@ static double product_error(const Problem* p, const float* out) {
 // the last place per lane; activations rounded to bf16 lose up to 2^-9 of each term, int8 activations up to half a step
 // of 1/127 of their block's largest, and both average out in a sum.
 static double product_bound(DType dtype) {
-    return dtype == DTYPE_BF16 ? 1e-3 : dtype == DTYPE_Q8 ? 5e-3 : 5e-7;
+    return dtype_unpacked(dtype) == DTYPE_BF16 ? 1e-3 : dtype == DTYPE_Q8 ? 5e-3 : 5e-7;
 }
 
 // Odd shapes, then every number of rows that has code of its own.
@@ -212,11 +249,37 @@ static void test_tall_products(Tests* t, const CpuKernels* k, DType dtype) {
                k->name, dtype_names[dtype], differ, compared);
 }
 
+// Weights in BF16Z give the bits that the same ones in BF16 give, for few rows and for many.
+static void test_packed_products(Tests* t, const CpuKernels* k) {
+    size_t compared = 0, differ = 0, rare = 0;
+    for (size_t i = 0; i < NUM_SHAPES; i++) {
+        const size_t R = product_shapes[i].R, C = product_shapes[i].C, OC = product_shapes[i].OC;
+        Problem plain = problem_make(R, C, OC, DTYPE_BF16), packed = problem_make(R, C, OC, DTYPE_BF16Z);
+        float *expected = malloc(R * OC * sizeof *expected), *out = malloc(R * OC * sizeof *out);
+        product(k, &plain, expected, 0, R, 0, OC, EPILOGUE_STORE);
+        for (int many = 0; many < 2; many++) {
+            fill_nan(out, R * OC);
+            if (many) product_tall(k, &packed, out, 0, OC, EPILOGUE_STORE);
+            else product(k, &packed, out, 0, R, 0, OC, EPILOGUE_STORE);
+            for (size_t j = 0; j < R * OC; j++) differ += memcmp(&out[j], &expected[j], sizeof *out) != 0;
+            compared += R * OC;
+        }
+        rare += packed.weight.rare_starts[OC];
+        free(expected);
+        free(out);
+        problem_free(&plain);
+        problem_free(&packed);
+    }
+    test_check(t, differ == 0 && rare > 500,
+               "%s: weights in bf16z, %zu of them rare, give the bits of bf16: %zu of %zu products differ", k->name,
+               rare, differ, compared);
+}
+
 static void test_gelu(Tests* t, const CpuKernels* k) {
     enum { N = 4001 };
     static float x[N], out[N];
     const float one = 1;
-    Tensor weight = {DTYPE_F32, &one, NULL};
+    Tensor weight = {.dtype = DTYPE_F32, .data = &one};
     double worst = 0;
     size_t bytes = k->packed_row_bytes(DTYPE_F32, 1);
     Guarded packed = guarded(N * bytes);
@@ -351,6 +414,7 @@ void test_kernels(Tests* t) {
             test_products(t, k, (DType)dtype);
             test_tall_products(t, k, (DType)dtype);
         }
+        test_packed_products(t, k);
         test_peak_rates(t, k);
         test_gelu(t, k);
         test_layernorm(t, k);

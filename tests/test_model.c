@@ -14,7 +14,7 @@
 
 // How far logits may be from the reference's, relative to its largest, by the format of the weights.
 static const double bounds[NUM_DTYPES] = {
-    [DTYPE_F32] = 1e-4, [DTYPE_BF16] = 2e-2, [DTYPE_F16] = 5e-3, [DTYPE_Q8] = 0.15};
+    [DTYPE_F32] = 1e-4, [DTYPE_BF16] = 2e-2, [DTYPE_F16] = 5e-3, [DTYPE_Q8] = 0.15, [DTYPE_BF16Z] = 2e-2};
 
 typedef struct {
     double error;     // largest difference, relative to the largest reference logit
@@ -288,6 +288,41 @@ static void test_invariance(Tests* t, DType dtype) {
     reference_model_free(&model);
 }
 
+// Packed weights are the same weights: the logits of a prompt and of tokens after it, by every variant.
+static void test_packed(Tests* t, const GPT2Config* config) {
+    Error error;
+    GPT2Model models[2];
+    const DType dtypes[2] = {DTYPE_BF16, DTYPE_BF16Z};
+    size_t T = (size_t)config->max_seq_len, V = (size_t)config->vocab_size, differ = 0, compared = 0;
+    int* tokens = malloc(T * sizeof *tokens);
+    float* logits[2] = {malloc(T * V * sizeof(float)), malloc(T * V * sizeof(float))};
+    for (size_t i = 0; i < T; i++) tokens[i] = (int)((i * 4391 + 5) % V);
+    for (int m = 0; m < 2; m++) {
+        if (!reference_model(&models[m], config, dtypes[m], 77, &error)) must(NULL, &error);
+    }
+    const CpuKernels* k;
+    for (int i = 0; (k = cpu_kernels_supported(i)) != NULL; i++) {
+        for (int m = 0; m < 2; m++) {
+            Device* device = open_cpu(&models[m], 1, 2, k->name);
+            size_t prompt = (T + 1) / 2;
+            fill_nan(logits[m], T * V);
+            forward(device, tokens, 0, 0, (int)prompt, (int)prompt, logits[m]);
+            for (size_t p = prompt; p < T; p++) forward(device, tokens + p, 0, (int)p, 1, 1, logits[m] + p * V);
+            gpt2_cpu.close(device);
+        }
+        for (size_t j = 0; j < T * V; j++) differ += memcmp(&logits[0][j], &logits[1][j], sizeof(float)) != 0;
+        compared += T * V;
+    }
+    test_check(t, differ == 0 && compared > 0,
+               "bf16z, C %d: %zu of %zu logits differ from bf16's, %zu weights are rare", config->channels, differ,
+               compared, models[1].packed.num_rare);
+    for (int m = 0; m < 2; m++) {
+        reference_model_free(&models[m]);
+        free(logits[m]);
+    }
+    free(tokens);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // what the device refuses, and a checker that can fail
 
@@ -344,6 +379,7 @@ void test_model(Tests* t) {
     for (int i = 0; i < NUM_ODD; i++) {
         for (int dtype = 0; dtype < NUM_DTYPES; dtype++) test_odd_shape(t, &odd_shapes[i], (DType)dtype);
     }
+    for (int i = 0; i < NUM_ODD; i++) test_packed(t, &odd_shapes[i]);
     test_section("The same bits for every number of threads, chunking and batch");
     for (int dtype = 0; dtype < NUM_DTYPES; dtype++) test_invariance(t, (DType)dtype);
     test_section("What the device refuses");
