@@ -106,10 +106,12 @@ INLINE const uint32_t* bf16z_unpack_all(char* out, const char* row, size_t b, co
     return rare;
 }
 
-// The first block in which any of a tile's rows has a rare weight.
+// The first block in which any of a tile's rows has a rare weight. Most tiles have none: one question for all rows.
 INLINE size_t bf16z_next_rare(const WeightRows* rows) {
-    size_t next = SIZE_MAX;
-    UNROLL for (int m = 0; m < MR; m++) {
+    size_t next = SIZE_MAX, left = 0;
+    UNROLL for (int m = 0; m < MR; m++) left |= (size_t)(rows->rare_end[m] - rows->rare[m]);
+    if (left == 0) return next;
+    for (int m = 0; m < MR; m++) {
         if (rows->rare[m] == rows->rare_end[m]) continue;
         size_t block = bf16z_rare_column(*rows->rare[m]) / BF16Z_BLOCK;
         next = block < next ? block : next;
@@ -117,30 +119,33 @@ INLINE size_t bf16z_next_rare(const WeightRows* rows) {
     return next;
 }
 
+enum { BLOCKS_AHEAD = 8 }; // 1.5 KB; 6 are better on one die, 12 on two (dev/CPU.md)
+
 // What dot_steps does, for weights in BF16Z; `arithmetic` is that of unpacked ones. Rare weights that have been met are
-// taken from rows->rare.
+// taken from rows->rare. Weights ahead are requested unless next is 0.
 INLINE void bf16z_dot_steps(vf (*acc)[MR], WeightRows* rows, vb table, const char* const* x, size_t first, size_t last,
                             Arithmetic arithmetic, size_t next, int nr) {
-    const size_t steps = BF16Z_BLOCK / step_elements(arithmetic);
+    const size_t step = step_elements(arithmetic), steps = BF16Z_BLOCK / step;
     size_t next_rare = bf16z_next_rare(rows);
     for (size_t b = first / steps; b * steps < last; b++) {
+        const bool is_plain = b < next_rare && b * steps >= first && (b + 1) * steps <= last; // nearly always
         const char *w[MR], *xb[NR];
-        Bf16Block blocks[MR] __attribute__((aligned(64))), whole[MR] __attribute__((aligned(64)));
+        Bf16Block blocks[MR] __attribute__((aligned(64)));
         UNROLL for (int n = 0; n < nr; n++) xb[n] = x[n] + b * steps * sizeof(vf);
-        UNROLL for (int m = 0; m < MR; m++) {
+        UNROLL for (int m = 0; m < MR; m++) { // a whole block of one row, then of the next: reads best
             const char* block = rows->w[m] + b * BF16Z_BLOCK_BYTES;
-            UNROLL for (int line = 0; line < BF16Z_BLOCK_BYTES; line += 64) __builtin_prefetch(block + line + next);
-        }
-        if (b < next_rare && b * steps >= first && (b + 1) * steps <= last) { // nearly always
-            UNROLL for (int m = 0; m < MR; m++) bf16z_unpack(whole[m], rows->w[m] + b * BF16Z_BLOCK_BYTES, table);
-            UNROLL for (size_t k = 0; k < steps; k++) {
-                UNROLL for (int m = 0; m < MR; m++) {
-                    UNROLL for (int n = 0; n < nr; n++) acc[n][m] = dot_add(
-                        acc[n][m], whole[m] + k * 2 * step_elements(arithmetic), xb[n] + k * sizeof(vf), arithmetic);
-                }
+            UNROLL for (int line = 0; line < BF16Z_BLOCK_BYTES; line += 64) {
+                if (next > 0) __builtin_prefetch(block + BLOCKS_AHEAD * BF16Z_BLOCK_BYTES + line);
             }
-            continue;
+            if (!is_plain) continue;
+            Bf16Block plain __attribute__((aligned(64)));
+            bf16z_unpack(plain, block, table);
+            UNROLL for (size_t k = 0; k < steps; k++) {
+                UNROLL for (int n = 0; n < nr; n++) acc[n][m] =
+                    dot_add(acc[n][m], plain + k * step * sizeof(uint16_t), xb[n] + k * sizeof(vf), arithmetic);
+            }
         }
+        if (is_plain) continue;
         size_t from = b * steps < first ? first - b * steps : 0,
                to = last - b * steps < steps ? last - b * steps : steps;
         for (int m = 0; m < MR; m++) {

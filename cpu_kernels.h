@@ -73,7 +73,7 @@ enum { ATTENTION_MAX_QUERIES = 8 };
 // Columns that it is best given whole multiples of, and rows from which on it pays (measured: dev/CPU.md).
 enum { TALL_PRODUCT_COLUMNS = 48 };
 static inline size_t tall_product_rows(DType dtype) {
-    return dtype == DTYPE_Q8 ? 5 : 13;
+    return dtype == DTYPE_Q8 ? 5 : dtype == DTYPE_BF16Z ? 7 : 13;
 }
 
 // When all other rows fill groups, up to so many that are left are better multiplied like few rows: the weights, just

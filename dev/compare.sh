@@ -16,7 +16,7 @@ DIRECTORY/compare.md is the table, DIRECTORY/rows.json the measurements behind i
                      default: those rows without them
   --corpus FILE      English text, for the tokenizer row; default: no such row
   --repeats N        (9)
-  --types "..."      weight types (bf16 q8 f32)
+  --types "..."      weight types (bf16 bf16z q8 f32)
   --threads N        default: physical cores
   -h, --help
 END
@@ -28,7 +28,7 @@ die() {
 }
 
 repository=$(cd "$(dirname "$0")/.." && pwd)
-mirror='' llama_bench='' llama_completion='' python='' corpus='' repeats=9 types='bf16 q8 f32' threads=$(nproc)
+mirror='' llama_bench='' llama_completion='' python='' corpus='' repeats=9 types='bf16 bf16z q8 f32' threads=$(nproc)
 positional=0
 while [ $# -gt 0 ]; do
     case $1 in
@@ -105,8 +105,14 @@ else
     gguf=$directory/gguf inside=$directory/gguf
 fi
 
-# Our name of a weight type, to llama.cpp's.
-gguf_type() { if [ "$1" = q8 ]; then echo q8_0; else echo "$1"; fi; }
+# Our name of a weight type, to llama.cpp's: bf16z has the numbers of bf16.
+gguf_type() {
+    case $1 in
+    q8) echo q8_0 ;;
+    bf16z) echo bf16 ;;
+    *) echo "$1" ;;
+    esac
+}
 
 mkdir -p "$gguf"
 for type in $types; do

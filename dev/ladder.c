@@ -323,6 +323,7 @@ static void decode_ladder(Ladder* l) {
         {"vectors, 4 rows at a time", DTYPE_BF16, product_vectors, true, false, 1e-3},
         {"one region, spinning barrier", DTYPE_BF16, product_vectors, true, true, 1e-5},
         {"the program's kernels, bf16", DTYPE_BF16, NULL, true, true, 3e-2},
+        {"the program's kernels, bf16z", DTYPE_BF16Z, NULL, true, true, 0}, // the same numbers
         {"the program's kernels, q8", DTYPE_Q8, NULL, true, true, 6e-2},
     };
     Error error;
@@ -555,7 +556,7 @@ static void prefill_ladder(Ladder* l) {
 // ---------------------------------------------------------------------------------------------------------------------
 
 static void ladder_open(Ladder* l) {
-    static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_Q8};
+    static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_BF16Z, DTYPE_Q8};
     Error error;
     const GPT2Config* c = bench_shape("124M");
     size_t C = (size_t)c->channels;

@@ -16,7 +16,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-COLORS = {"f32": "tab:gray", "bf16": "tab:blue", "f16": "tab:green", "q8": "tab:orange"}
+COLORS = {"f32": "tab:gray", "bf16": "tab:blue", "bf16z": "tab:cyan", "f16": "tab:green", "q8": "tab:orange"}
 
 
 def save(figure, path):
