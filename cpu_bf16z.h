@@ -22,35 +22,44 @@ INLINE vb vb_load(const void* p) {
     return v;
 }
 
-// The table in each sixteen bytes, and what stands in it at the given places.
+// The table as lookups want it: in each sixteen bytes. What stands in it at the given places.
 #if defined(__AVX512BW__)
-INLINE vb vb_table(const uint8_t* common) {
+typedef vb VbTable;
+INLINE VbTable vb_table(const uint8_t* common) {
     return (vb)_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)(const void*)common));
 }
-INLINE vb vb_lookup(vb table, vb places) {
+INLINE vb vb_lookup(VbTable table, vb places) {
     return (vb)_mm512_shuffle_epi8((__m512i)table, (__m512i)places);
 }
 #elif defined(__AVX2__)
-INLINE vb vb_table(const uint8_t* common) {
+typedef vb VbTable;
+INLINE VbTable vb_table(const uint8_t* common) {
     return (vb)_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)(const void*)common));
 }
-INLINE vb vb_lookup(vb table, vb places) {
+INLINE vb vb_lookup(VbTable table, vb places) {
     return (vb)_mm256_shuffle_epi8((__m256i)table, (__m256i)places);
 }
 #elif defined(__aarch64__)
-INLINE vb vb_table(const uint8_t* common) {
+typedef vb VbTable;
+INLINE VbTable vb_table(const uint8_t* common) {
     return vb_load(common);
 }
-INLINE vb vb_lookup(vb table, vb places) {
+INLINE vb vb_lookup(VbTable table, vb places) {
     return (vb)vqtbl1q_u8((uint8x16_t)table, (uint8x16_t)places);
 }
 #else
-INLINE vb vb_table(const uint8_t* common) {
-    return vb_load(common);
+// Without an instruction for it: each of the eight magnitudes is put where its place stands, then the sign.
+typedef struct {
+    vb magnitude[BF16Z_COMMON / 2]; // each in every byte
+} VbTable;
+INLINE VbTable vb_table(const uint8_t* common) {
+    VbTable table;
+    UNROLL for (int i = 0; i < BF16Z_COMMON / 2; i++) table.magnitude[i] = common[i] - (vb){0};
+    return table;
 }
-INLINE vb vb_lookup(vb table, vb places) {
-    vb found;
-    UNROLL for (int i = 0; i < VB; i++) found[i] = table[places[i]];
+INLINE vb vb_lookup(VbTable table, vb places) {
+    vb found = (places & 8) << 4, place = places & 7;
+    UNROLL for (uint8_t i = 0; i < BF16Z_COMMON / 2; i++) found |= (vb)(place == i) & table.magnitude[i];
     return found;
 }
 #endif
@@ -82,7 +91,7 @@ INLINE vb weave_upper(vb low, vb high) {
 typedef char Bf16Block[2 * BF16Z_BLOCK]; // unpacked
 
 // out = the block's weights in order; in place of a rare one stands something else.
-INLINE void bf16z_unpack(char* out, const char* block, vb table) {
+INLINE void bf16z_unpack(char* out, const char* block, VbTable table) {
     UNROLL for (int part = 0; part < BF16Z_BLOCK / 2; part += VB) {
         vb places = vb_load(block + BF16Z_PLACES + part);
         UNROLL for (int half = 0; half < 2; half++) {
@@ -98,7 +107,7 @@ INLINE void bf16z_unpack(char* out, const char* block, vb table) {
 // The same for block number b of a row, with the rare ones of `rare`, which begins with the first that is not before the
 // block. Returns the first that is behind it.
 INLINE const uint32_t* bf16z_unpack_all(char* out, const char* row, size_t b, const uint32_t* rare,
-                                        const uint32_t* rare_end, vb table) {
+                                        const uint32_t* rare_end, VbTable table) {
     bf16z_unpack(out, row + b * BF16Z_BLOCK_BYTES, table);
     for (; rare < rare_end && bf16z_rare_column(*rare) / BF16Z_BLOCK == b; rare++) {
         out[2 * (bf16z_rare_column(*rare) % BF16Z_BLOCK) + 1] = (char)*rare; // the high byte
@@ -121,34 +130,54 @@ INLINE size_t bf16z_next_rare(const WeightRows* rows) {
 
 enum { BLOCKS_AHEAD = 8 }; // 1.5 KB; 6 are better on one die, 12 on two (dev/CPU.md)
 
-// What dot_steps does, for weights in BF16Z; `arithmetic` is that of unpacked ones. Rare weights that have been met are
-// taken from rows->rare. Weights ahead are requested unless next is 0.
-INLINE void bf16z_dot_steps(vf (*acc)[MR], WeightRows* rows, vb table, const char* const* x, size_t first, size_t last,
-                            Arithmetic arithmetic, size_t next, int nr) {
-    const size_t step = step_elements(arithmetic), steps = BF16Z_BLOCK / step;
-    size_t next_rare = bf16z_next_rare(rows);
-    for (size_t b = first / steps; b * steps < last; b++) {
-        const bool is_plain = b < next_rare && b * steps >= first && (b + 1) * steps <= last; // nearly always
-        const char *w[MR], *xb[NR];
-        Bf16Block blocks[MR] __attribute__((aligned(64)));
-        UNROLL for (int n = 0; n < nr; n++) xb[n] = x[n] + b * steps * sizeof(vf);
-        UNROLL for (int m = 0; m < MR; m++) { // a whole block of one row, then of the next: reads best
-            const char* block = rows->w[m] + b * BF16Z_BLOCK_BYTES;
-            UNROLL for (int line = 0; line < BF16Z_BLOCK_BYTES; line += 64) {
-                if (next > 0) __builtin_prefetch(block + BLOCKS_AHEAD * BF16Z_BLOCK_BYTES + line);
-            }
-            if (!is_plain) continue;
-            Bf16Block plain __attribute__((aligned(64)));
-            bf16z_unpack(plain, block, table);
-            UNROLL for (size_t k = 0; k < steps; k++) {
-                UNROLL for (int n = 0; n < nr; n++) acc[n][m] =
-                    dot_add(acc[n][m], plain + k * step * sizeof(uint16_t), xb[n] + k * sizeof(vf), arithmetic);
+// Block b ahead of a row is requested.
+INLINE void bf16z_request(const char* row, size_t b) {
+    UNROLL for (int line = 0; line < BF16Z_BLOCK_BYTES; line += 64) {
+        __builtin_prefetch(row + (b + BLOCKS_AHEAD) * BF16Z_BLOCK_BYTES + line);
+    }
+}
+
+// Rows whose blocks are unpacked before they are multiplied. One after the other reads memory best, but where vectors are
+// narrow a block is a long chain of additions, of which several have to be under way.
+enum { ROWS_AT_A_TIME = VL == 16 ? 1 : MR };
+
+// acc (nr, MR) += block b, whole and without rare weights, times what x points to.
+INLINE void bf16z_dot_block(vf (*acc)[MR], const WeightRows* rows, size_t b, VbTable table, const char* const* x,
+                            Arithmetic arithmetic, bool is_requesting, int nr) {
+    const size_t step = step_elements(arithmetic);
+    UNROLL for (int m = 0; m < MR; m += ROWS_AT_A_TIME) {
+        Bf16Block blocks[ROWS_AT_A_TIME] __attribute__((aligned(64)));
+        UNROLL for (int i = 0; i < ROWS_AT_A_TIME; i++) {
+            if (is_requesting) bf16z_request(rows->w[m + i], b);
+            bf16z_unpack(blocks[i], rows->w[m + i] + b * BF16Z_BLOCK_BYTES, table);
+        }
+        UNROLL for (size_t k = 0; k < BF16Z_BLOCK / step; k++) {
+            UNROLL for (int i = 0; i < ROWS_AT_A_TIME; i++) {
+                UNROLL for (int n = 0; n < nr; n++) acc[n][m + i] =
+                    dot_add(acc[n][m + i], blocks[i] + k * step * sizeof(uint16_t), x[n] + k * sizeof(vf), arithmetic);
             }
         }
-        if (is_plain) continue;
-        size_t from = b * steps < first ? first - b * steps : 0,
-               to = last - b * steps < steps ? last - b * steps : steps;
+    }
+}
+
+// What dot_steps does, for weights in BF16Z; `arithmetic` is that of unpacked ones. Rare weights that have been met are
+// taken from rows->rare. Weights ahead are requested unless next is 0.
+INLINE void bf16z_dot_steps(vf (*acc)[MR], WeightRows* rows, VbTable table, const char* const* x, size_t first,
+                            size_t last, Arithmetic arithmetic, size_t next, int nr) {
+    const size_t steps = BF16Z_BLOCK / step_elements(arithmetic);
+    size_t next_rare = bf16z_next_rare(rows);
+    for (size_t b = first / steps; b * steps < last; b++) {
+        const char *w[MR], *xb[NR];
+        UNROLL for (int n = 0; n < nr; n++) xb[n] = x[n] + b * steps * sizeof(vf);
+        if (b < next_rare && b * steps >= first && (b + 1) * steps <= last) { // nearly always
+            bf16z_dot_block(acc, rows, b, table, xb, arithmetic, next > 0, nr);
+            continue;
+        }
+        Bf16Block blocks[MR] __attribute__((aligned(64)));
+        size_t from = b * steps < first ? first - b * steps : 0;
+        size_t to = last - b * steps < steps ? last - b * steps : steps;
         for (int m = 0; m < MR; m++) {
+            if (next > 0) bf16z_request(rows->w[m], b);
             const uint32_t* behind =
                 bf16z_unpack_all(blocks[m], rows->w[m], b, rows->rare[m], rows->rare_end[m], table);
             if (to == steps) rows->rare[m] = behind;

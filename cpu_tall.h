@@ -87,7 +87,7 @@ INLINE void tile_unpack(char* out, const Product* p, size_t o, Segment segment, 
     const size_t step = step_elements(arithmetic), steps = BF16Z_BLOCK / step;
     const char* row = p->weight + o * p->weight_bytes;
     const uint32_t *rare = p->rare + p->rare_starts[o], *rare_end = p->rare + p->rare_starts[o + 1];
-    vb table = vb_table(p->common);
+    VbTable table = vb_table(p->common);
     for (; rare < rare_end && bf16z_rare_column(*rare) < segment.first / steps * BF16Z_BLOCK; rare++) {}
     for (size_t b = segment.first / steps; b * steps < segment.last; b++) {
         Bf16Block block __attribute__((aligned(64)));
