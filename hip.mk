@@ -37,7 +37,7 @@ COMMA := ,
 # $(call hip_compile,how,source,object)
 hip_compile = $(HIP_COMPILER_$(1)) $(HIP_FLAGS_$(1)) $(if $(filter amd,$(1)),$$(dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS))) -c $(2) -o $(3)
 
-HIP_SOURCES := gpt2_kernels.hip gpt2_matrix.h gpt2_kernels.h gpt2.h dtype.h operations.h profile.h sampler.h utils.h $(wildcard dev/hip_*/hip/*.h) dev/hip_host/amd_code.h dev/hip_targets.sh dev/hip_device_library.sh hip.mk
+HIP_SOURCES := gpt2_kernels.hip gpt2_matrix.h gpt2_kernels.h gpt2.h dtype.h bf16z.h operations.h profile.h sampler.h utils.h $(wildcard dev/hip_*/hip/*.h) dev/hip_host/amd_code.h dev/hip_targets.sh dev/hip_device_library.sh hip.mk
 # what an object of the host harness is linked with: AMD machine code on a model of the chip
 AMD_MODEL := $(patsubst %,$(BUILD)/dev/hip_host/amd_%.o,code vector scalar memory run)
 ifneq ($(HIP),0)
@@ -57,7 +57,7 @@ $(BUILD)/gpt2_kernels.o: $(HIP_SOURCES) $(STAMP)
 	@echo "  $(HIP)      gpt2_kernels.hip"
 	$(Q)$(call hip_compile,$(HIP),$<,$@)
 
-$(BUILD)/dev/hip_host/amd_%.o: dev/hip_host/amd_%.cc dev/hip_host/amd_code.h dev/hip_host/amd_wave.h dev/hip_host/amd_instructions.h dtype.h $(STAMP)
+$(BUILD)/dev/hip_host/amd_%.o: dev/hip_host/amd_%.cc dev/hip_host/amd_code.h dev/hip_host/amd_wave.h dev/hip_host/amd_instructions.h dtype.h bf16z.h $(STAMP)
 	@echo "  host     $<"
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CXX) $(HIP_FLAGS_host) -c $< -o $@
