@@ -267,7 +267,7 @@ static Contender* add_contender(Verifier* v, const DeviceApi* api, DType dtype) 
 static bool list_gpus(Verifier* v, DType dtype, Error* error) {
 #ifdef GPT2_HIP
     const Options* options = v->g->options;
-    if (options->device == DEVICE_CPU || dtype >= NUM_GPU_DTYPES) return true;
+    if (options->device == DEVICE_CPU || dtype_unpacked(dtype) != dtype) return true;
     bool is_wanted = options->device == DEVICE_GPU;
     GpuInfo info;
     if (is_wanted && !find_gpu(&info, options, error)) return false;
