@@ -105,8 +105,9 @@ static bool pack_matrix(Packed* packed, const Packing* p, const char* where, Err
 bool pack_model(GPT2Model* model, const char* where, Error* error) {
     Place places[NUM_PARAMETERS] = {{0}};
     size_t bytes = place_matrices(places, &model->config);
-    char* block = model->packed.block = allocate(bytes, 1, where, error);
-    if (block == NULL) return false;
+    Error memory;
+    char* block = model->packed.block = allocate(bytes, 1, where, &memory);
+    if (block == NULL) return fail(error, "%s; try --dtype bf16", memory.text);
     prefer_huge_pages(block, bytes);
     part_threads(omp_get_max_threads());
     for (int id = 0; id < NUM_PARAMETERS; id++) {
