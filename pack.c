@@ -18,12 +18,6 @@ typedef struct {
     size_t common, starts, data; // offsets
 } Place;
 
-static size_t take(size_t* offset, size_t bytes) {
-    size_t start = *offset;
-    *offset = (start + bytes + 63) / 64 * 64;
-    return start;
-}
-
 // Returns the size of the block.
 static size_t place_matrices(Place* places, const GPT2Config* config) {
     size_t offset = 0;
@@ -31,9 +25,9 @@ static size_t place_matrices(Place* places, const GPT2Config* config) {
         ParameterShape shape = gpt2_parameter_shape((ParameterId)id, config);
         size_t rows = shape.layers * shape.rows;
         if (shape.kind == VECTOR) continue;
-        places[id].common = take(&offset, BF16Z_COMMON);
-        places[id].starts = take(&offset, (rows + 1) * sizeof(uint32_t));
-        places[id].data = take(&offset, rows * dtype_stride_bytes(DTYPE_BF16Z, shape.cols));
+        places[id].common = plan_bytes(&offset, BF16Z_COMMON);
+        places[id].starts = plan_bytes(&offset, (rows + 1) * sizeof(uint32_t));
+        places[id].data = plan_bytes(&offset, rows * dtype_stride_bytes(DTYPE_BF16Z, shape.cols));
     }
     return offset;
 }

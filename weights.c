@@ -166,12 +166,6 @@ static bool stays_in_file(const Tensor* tensor, const SourceTensor* source, bool
     return use_in_place && source->dtype == tensor->dtype;
 }
 
-static size_t take(size_t* offset, size_t bytes) {
-    size_t start = *offset;
-    *offset = (start + bytes + 63) & ~(size_t)63;
-    return start;
-}
-
 // Says where every tensor lies: in the file, or in the block, each at a multiple of 64 bytes. Returns the block's size;
 // with block == NULL that is all it is good for.
 static size_t place_tensors(GPT2Model* model, const SourceTensor* sources, bool use_in_place, char* block) {
@@ -186,10 +180,10 @@ static size_t place_tensors(GPT2Model* model, const SourceTensor* sources, bool 
             continue;
         }
         size_t rows = shape.layers * shape.rows;
-        size_t data = take(&offset, rows * dtype_stride_bytes(tensor->dtype, shape.cols));
+        size_t data = plan_bytes(&offset, rows * dtype_stride_bytes(tensor->dtype, shape.cols));
         if (block != NULL) tensor->data = block + data;
         if (tensor->dtype == DTYPE_Q8) {
-            size_t scales = take(&offset, rows * q8_num_scales(shape.cols) * sizeof(uint16_t));
+            size_t scales = plan_bytes(&offset, rows * q8_num_scales(shape.cols) * sizeof(uint16_t));
             if (block != NULL) tensor->scales = (const uint16_t*)(const void*)(block + scales);
         }
     }
