@@ -144,14 +144,14 @@ enum { ROWS_AT_A_TIME = VL == 16 ? 1 : MR };
 // acc (nr, MR) += block b, whole and without rare weights, times what x points to.
 INLINE void bf16z_dot_block(vf (*acc)[MR], const WeightRows* rows, size_t b, VbTable table, const char* const* x,
                             Arithmetic arithmetic, bool is_requesting, int nr) {
-    const size_t step = step_elements(arithmetic);
+    const size_t step = step_elements(arithmetic), steps = BF16Z_BLOCK / step;
     UNROLL for (int m = 0; m < MR; m += ROWS_AT_A_TIME) {
         Bf16Block blocks[ROWS_AT_A_TIME] __attribute__((aligned(64)));
         UNROLL for (int i = 0; i < ROWS_AT_A_TIME; i++) {
             if (is_requesting) bf16z_request(rows->w[m + i], b);
             bf16z_unpack(blocks[i], rows->w[m + i] + b * BF16Z_BLOCK_BYTES, table);
         }
-        UNROLL for (size_t k = 0; k < BF16Z_BLOCK / step; k++) {
+        UNROLL for (size_t k = 0; k < steps; k++) {
             UNROLL for (int i = 0; i < ROWS_AT_A_TIME; i++) {
                 UNROLL for (int n = 0; n < nr; n++) acc[n][m + i] =
                     dot_add(acc[n][m + i], blocks[i] + k * step * sizeof(uint16_t), x[n] + k * sizeof(vf), arithmetic);
