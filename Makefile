@@ -74,11 +74,11 @@ endif
 # ---------------------------------------------------------------------------------------------------------------------
 # files
 
-MODULES  := bf16z checkpoint device dtype gpt2_cpu huggingface mapped_file model model_paths operations output_file pack processors \
-            profile safetensors sampler team tokenizer utils weights
+MODULES  := bf16z checkpoint device dtype file_header gpt2_cpu huggingface image llmc mapped_file model model_paths operations \
+            output_file pack processors profile safetensors sampler team tokenizer utils weights
 FRONT    := chips estimate info list_devices machine npy open_device operation_table options print profile_report prompt report \
             report_json score text_output trace verify
-TESTS    := checkpoint cli dtype hostile huggingface inside kernels model sampler surroundings threads tokenizer
+TESTS    := checkpoint cli dtype hostile huggingface image inside kernels loading model sampler surroundings threads tokenizer
 SUPPORT  := reference toy_checkpoint
 KERNELS  := $(VARIANTS:%=$(BUILD)/cpu_kernels_%.o)
 LIBRARY  := $(MODULES:%=$(BUILD)/%.o) $(KERNELS)

@@ -3,6 +3,7 @@
 #define CHECKPOINT_H
 
 #include "gpt2.h"
+#include "output_file.h"
 
 // Where a model was found and what lies beside it.
 typedef struct {
@@ -12,7 +13,7 @@ typedef struct {
 } ModelPaths;
 
 // Decides which model to load. `model` and `tokenizer` are what the user asked for, or NULL. The order without a
-// wish: $GPT2_MODEL, gpt2_124M_bf16.bin, gpt2_124M.bin, openai-community/gpt2 in the Hugging Face cache
+// wish: $GPT2_MODEL, gpt2_124M_bf16z.bin, gpt2_124M_bf16.bin, gpt2_124M.bin, openai-community/gpt2 in the Hugging Face cache
 // ($HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub; refs/main names the snapshot), then the bundled
 // model: models/ beside the program, then share/gpt2/models beside the program's bin/, then models/ of the working
 // directory. The tokenizer lies beside the model. For NAME.bin it is NAME_tokenizer.bin, else gpt2_tokenizer.bin, else
@@ -20,8 +21,8 @@ typedef struct {
 bool checkpoint_find(ModelPaths* paths, const char* model, const char* tokenizer, Error* error);
 
 // Loads the checkpoint at `path` (what ModelPaths.model holds). The matrices end up as `dtype`, or, when keep_dtype is
-// set, as the file has them. llm.c files already in that dtype are mapped and used in place; all else is converted into
-// one block. Everything in the file is checked before it is believed; nothing of `model` needs freeing on failure.
+// set, as the file has them. llm.c files and images (image.h) already in that dtype are mapped and used in place; all else
+// is converted into one block. Everything in the file is checked before it is believed; nothing of `model` needs freeing on failure.
 bool checkpoint_load(GPT2Model* model, const char* path, bool keep_dtype, DType dtype, Error* error);
 
 void checkpoint_free(GPT2Model* model);
@@ -29,7 +30,7 @@ void checkpoint_free(GPT2Model* model);
 // Where one layer of a parameter lies in a checkpoint.
 typedef struct {
     size_t file;          // number of its file
-    size_t offset, bytes; // from the start of that file
+    size_t offset, bytes; // of its data (scales or rare weights lie elsewhere), from the start of that file
     DType dtype;
     bool is_transposed; // (cols, rows), as Hugging Face keeps linear layers
 } TensorPlace;
@@ -47,7 +48,10 @@ typedef struct CheckpointContents {
 bool checkpoint_load_contents(GPT2Model* model, CheckpointContents* contents, const char* path, Error* error);
 void checkpoint_contents_free(CheckpointContents* contents);
 
-// Writes an llm.c checkpoint, version 3 (DTYPE_F32) or 5 (DTYPE_BF16): beside the target, then renamed.
-bool checkpoint_save_llmc(const GPT2Model* model, const char* path, DType dtype, Error* error);
+// Writes a model as what its dtype is best kept as: an llm.c checkpoint (F32, BF16) or an image (image.h).
+bool checkpoint_write(OutputFile* out, const GPT2Model* model, Error* error);
+
+// The same from opening the file to closing it.
+bool checkpoint_save(const GPT2Model* model, const char* path, Error* error);
 
 #endif

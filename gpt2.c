@@ -582,8 +582,9 @@ static bool prepare(Generation* g, int* status, Error* error) {
     const Options* options = g->options;
     *status = EXIT_FAILURE;
     // nothing is run: a prompt only counts where one was given, and nobody is kept waiting for one
-    bool needs_no_prompt = (options->action == ACTION_INFO || options->action == ACTION_ESTIMATE) &&
-                           options->prompt == NULL && options->prompt_file == NULL;
+    bool has_prompt = options->prompt != NULL || options->prompt_file != NULL;
+    bool needs_no_prompt = options->action == ACTION_SAVE ||
+                           (!has_prompt && (options->action == ACTION_INFO || options->action == ACTION_ESTIMATE));
     bool found = checkpoint_find(&g->paths, options->model, options->tokenizer, error);
     bool lacks_tokenizer = !found && g->paths.model[0] != '\0' && options->tokenizer == NULL;
     if (!found && !(lacks_tokenizer && needs_no_prompt)) return false;
@@ -647,6 +648,46 @@ static int run_generate(const Options* options, TextOutput* out) {
     }
     generation_free(&g);
     return status;
+}
+
+// --save: a file that is there already stays, whatever it is.
+static bool save_model(const Generation* g, Error* error) {
+    const char* path = g->options->save;
+    OutputFile file;
+    handle_interrupt();
+    if (!output_open(&file, path, error)) return false;
+    snprintf(unfinished_file, sizeof unfinished_file, "%s", file.temporary);
+    bool ok = checkpoint_write(&file, &g->model, error);
+    if (ok && interrupted) ok = fail(error, "%s: interrupted, not written", path);
+    if (ok) ok = output_close(&file, error);
+    else output_abandon(&file);
+    unfinished_file[0] = '\0';
+    return ok;
+}
+
+static void report_save(const Generation* g) {
+    const Options* options = g->options;
+    ModelPaths paths;
+    Error ignored;
+    if (options->quiet) return;
+    fprintf(stderr, "gpt2: %s: %s with weights in %s\n", options->save, g->paths.model, dtype_names[g->model.dtype]);
+    if (!checkpoint_find(&paths, options->save, NULL, &ignored) && g->tokenizer != NULL) {
+        fprintf(stderr, "gpt2: %s: no tokenizer lies beside it; copy %s there or give it with -T\n", options->save,
+                g->paths.tokenizer);
+    }
+}
+
+static int run_save(const Options* options) {
+    Generation g = {.options = options};
+    Error error;
+    int status = EXIT_FAILURE;
+    struct stat there;
+    bool ok = (lstat(options->save, &there) != 0 ||
+               fail(&error, "%s: is there already, and is not replaced; name another file", options->save)) &&
+              prepare(&g, &status, &error) && save_model(&g, &error);
+    if (ok) report_save(&g);
+    generation_free(&g);
+    return ok ? EXIT_SUCCESS : exit_with(interrupted ? EXIT_SIGNALLED + interrupted : status, &error);
 }
 
 static bool check_whole(const Prompt* prompt, Error* error) {
@@ -716,6 +757,7 @@ int main(int argc, char** argv) {
     case ACTION_ESTIMATE:
     case ACTION_INFO: return run_inspection(&options, &out);
     case ACTION_TOKENS: return run_tokens(&options, &out);
+    case ACTION_SAVE: return run_save(&options);
     case ACTION_LIST_DEVICES: ok = list_devices(&out, &error); break;
     case ACTION_HELP: ok = print_help(&out, &error); break;
     case ACTION_VERSION: ok = print_version(&out, &error); break;

@@ -81,11 +81,11 @@ typedef struct {
     const uint32_t* rare_starts; // (layers * rows + 1) where those of each row begin
 } Tensor;
 
-// The memory of matrices in BF16Z (pack.h).
+// The rare weights of matrices in BF16Z, and their memory where it is not the file's (pack.h).
 typedef struct {
-    void* block;    // data, common and rare_starts of all of them
-    uint32_t* rare; // (num_rare)
     size_t num_rare;
+    uint32_t* rare; // (num_rare)
+    void* block;    // data, common and rare_starts of all of them
 } Packed;
 
 // A loaded model. checkpoint.h fills one in and frees it; everything else only reads it.
@@ -110,7 +110,10 @@ bool gpt2_config_check(const GPT2Config* config, const char* where, Error* error
 // Number of parameters, padding included.
 size_t gpt2_num_parameters(const GPT2Config* config);
 
-// The matrix of one layer (layer 0 for the ones outside layers) as a Tensor whose data is (rows, cols).
+// One layer of a tensor that holds all of them: its data is (rows, cols).
+Tensor gpt2_tensor_layer(const Tensor* tensor, const ParameterShape* shape, size_t layer);
+
+// The matrix of one layer of a model (layer 0 for the ones outside layers).
 Tensor gpt2_tensor(const GPT2Model* model, ParameterId id, int layer);
 
 // The vector of one layer: f32, (cols).
@@ -118,6 +121,17 @@ const float* gpt2_vector(const GPT2Model* model, ParameterId id, int layer);
 
 // Row `row` of a matrix with `cols` columns, widened to out (cols): an embedding lookup.
 void gpt2_matrix_row(float* out, const Tensor* matrix, size_t row, size_t cols);
+
+// The parts of a tensor, all layers of it, when the matrices are kept as `dtype`: bytes of each, 0 for what it lacks.
+typedef struct {
+    size_t data, scales, common, rare_starts;
+} TensorBytes;
+
+TensorBytes gpt2_tensor_bytes(const ParameterShape* shape, DType dtype);
+
+// That tensor with its parts in a block from *offset on, in the order of TensorBytes, each at a multiple of 64 bytes;
+// *offset moves behind them. Its rare weights are the caller's. With block == NULL only *offset is of use.
+Tensor gpt2_place_tensor(const ParameterShape* shape, DType dtype, const void* block, size_t* offset);
 
 // Bytes of weights that one decoded token must read: every block, the final LayerNorm and the head (V rows of wte),
 // and one row each of wte and wpe.

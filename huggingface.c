@@ -227,14 +227,14 @@ static bool collect_parameter(Collection* collection, const SafetensorsEntry* en
     ParameterShape shape = gpt2_parameter_shape(name->id, &collection->config);
     if (name->layer >= shape.layers) return fail_layer(collection, entry, path, error);
     SourceTensor* source = &collection->sources[source_index(&collection->config, (int)name->id, name->layer)];
-    if (source->data != NULL) {
+    if (source->tensor.data != NULL) {
         return fail(error, "%s: tensor %s is there twice, with and without \"transformer.\" or in two files", path,
                     printable(entry->name).text);
     }
     *source = (SourceTensor){
-        .data = entry->data, .is_transposed = shape.kind == LINEAR, .file = path, .offset = entry->offset};
+        .tensor.data = entry->data, .is_transposed = shape.kind == LINEAR, .file = path, .offset = entry->offset};
     if (name->id == WTE) collection->wte = entry;
-    return read_dtype(&source->dtype, entry, path, error) && check_shape(entry, &shape, path, error);
+    return read_dtype(&source->tensor.dtype, entry, path, error) && check_shape(entry, &shape, path, error);
 }
 
 static bool collect_entry(Collection* collection, const SafetensorsEntry* entry, const char* path, Error* error) {
@@ -260,7 +260,7 @@ static bool check_complete(const Collection* collection, const char* path, Error
     for (int id = 0; id < NUM_PARAMETERS; id++) {
         ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &collection->config);
         for (size_t layer = 0; layer < shape.layers; layer++) {
-            if (collection->sources[source_index(&collection->config, id, layer)].data != NULL) continue;
+            if (collection->sources[source_index(&collection->config, id, layer)].tensor.data != NULL) continue;
             char prefix[32] = "";
             if (shape.per_layer) snprintf(prefix, sizeof prefix, "h.%zu.", layer);
             return fail(error, "%s: tensor %s%s is missing%s", path, prefix, shape.hf_name,
@@ -288,11 +288,9 @@ static bool check_head(const Collection* collection, bool is_tied, const char* p
 // Loads what the shards hold, given a checked configuration. `path` is what the user gave.
 static bool load_shards(GPT2Model* model, const HfConfig* hf, const Shard* shards, size_t num_shards, const char* path,
                         bool keep_dtype, DType dtype, Error* error) {
-    size_t num_sources = (size_t)NUM_PARAMETERS * (size_t)hf->config.num_layers;
     Collection collection = {.config = hf->config};
-    collection.sources = allocate(num_sources, sizeof *collection.sources, path, error);
+    collection.sources = weights_new_sources(&hf->config, path, error);
     if (collection.sources == NULL) return false;
-    memset(collection.sources, 0, num_sources * sizeof *collection.sources);
     bool ok = true;
     for (size_t s = 0; ok && s < num_shards; s++) {
         const SafetensorsFile* tensors = &shards[s].tensors;
@@ -303,7 +301,7 @@ static bool load_shards(GPT2Model* model, const HfConfig* hf, const Shard* shard
     ok = ok && check_complete(&collection, path, error) && check_head(&collection, hf->is_tied, path, error);
     if (ok) {
         model->config = hf->config;
-        model->file_dtype = collection.sources[source_index(&hf->config, WTE, 0)].dtype;
+        model->file_dtype = collection.sources[source_index(&hf->config, WTE, 0)].tensor.dtype;
         if (keep_dtype) dtype = model->file_dtype;
         ok = weights_from_sources(model, collection.sources, dtype, false, path, error);
     }

@@ -59,14 +59,18 @@ size_t gpt2_num_parameters(const GPT2Config* config) {
     return n;
 }
 
-Tensor gpt2_tensor(const GPT2Model* model, ParameterId id, int layer) {
-    ParameterShape shape = gpt2_parameter_shape(id, &model->config);
-    Tensor t = model->tensors[id];
-    size_t row = (size_t)layer * shape.rows;
-    t.data = (const char*)t.data + row * dtype_stride_bytes(t.dtype, shape.cols);
-    if (t.scales != NULL) t.scales += row * q8_num_scales(shape.cols);
+Tensor gpt2_tensor_layer(const Tensor* tensor, const ParameterShape* shape, size_t layer) {
+    Tensor t = *tensor;
+    size_t row = layer * shape->rows;
+    t.data = (const char*)t.data + row * dtype_stride_bytes(t.dtype, shape->cols);
+    if (t.scales != NULL) t.scales += row * q8_num_scales(shape->cols);
     if (t.rare_starts != NULL) t.rare_starts += row;
     return t;
+}
+
+Tensor gpt2_tensor(const GPT2Model* model, ParameterId id, int layer) {
+    ParameterShape shape = gpt2_parameter_shape(id, &model->config);
+    return gpt2_tensor_layer(&model->tensors[id], &shape, (size_t)layer);
 }
 
 const float* gpt2_vector(const GPT2Model* model, ParameterId id, int layer) {
@@ -84,6 +88,33 @@ void gpt2_matrix_row(float* out, const Tensor* matrix, size_t row, size_t cols) 
     } else {
         row_to_f32(out, data, matrix->dtype, cols);
     }
+}
+
+TensorBytes gpt2_tensor_bytes(const ParameterShape* shape, DType dtype) {
+    size_t rows = shape->layers * shape->rows;
+    if (shape->kind == VECTOR) dtype = DTYPE_F32;
+    return (TensorBytes){
+        .data = rows * dtype_stride_bytes(dtype, shape->cols),
+        .scales = dtype == DTYPE_Q8 ? rows * q8_num_scales(shape->cols) * sizeof(uint16_t) : 0,
+        .common = dtype == DTYPE_BF16Z ? BF16Z_COMMON : 0,
+        .rare_starts = dtype == DTYPE_BF16Z ? (rows + 1) * sizeof(uint32_t) : 0,
+    };
+}
+
+static const void* place_part(const char* block, size_t* offset, size_t bytes) {
+    size_t start = *offset;
+    *offset = (start + bytes + 63) / 64 * 64;
+    return block != NULL && bytes > 0 ? block + start : NULL;
+}
+
+Tensor gpt2_place_tensor(const ParameterShape* shape, DType dtype, const void* block, size_t* offset) {
+    TensorBytes bytes = gpt2_tensor_bytes(shape, dtype);
+    Tensor tensor = {.dtype = shape->kind == VECTOR ? DTYPE_F32 : dtype};
+    tensor.data = place_part(block, offset, bytes.data);
+    tensor.scales = place_part(block, offset, bytes.scales);
+    tensor.common = place_part(block, offset, bytes.common);
+    tensor.rare_starts = place_part(block, offset, bytes.rare_starts);
+    return tensor;
 }
 
 size_t gpt2_bytes_per_token_in(DType dtype, const GPT2Config* config) {

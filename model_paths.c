@@ -174,14 +174,15 @@ static bool find_bundled(ModelPaths* paths) {
 static bool find_model(ModelPaths* paths, const char* wish, Error* error) {
     const char* from_environment = setting("GPT2_MODEL");
     if (wish != NULL || from_environment != NULL) return use_named_model(paths, wish, from_environment, error);
-    static const char* const files[] = {"gpt2_124M_bf16.bin", "gpt2_124M.bin"};
+    static const char* const files[] = {"gpt2_124M_bf16z.bin", "gpt2_124M_bf16.bin", "gpt2_124M.bin"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         if (exists(files[i])) return choose(paths->model, files[i]);
     }
     if (find_in_hub_cache(paths) || find_bundled(paths)) return true;
     return fail(error,
-                "no model: looked for $GPT2_MODEL, gpt2_124M_bf16.bin and gpt2_124M.bin here, openai-community/gpt2 in "
-                "the Hugging Face cache (%s) and models/fairytales.bin beside the program; scripts/download_gpt2.sh "
+                "no model: looked for $GPT2_MODEL, gpt2_124M_bf16z.bin, gpt2_124M_bf16.bin and gpt2_124M.bin here, "
+                "openai-community/gpt2 in the Hugging Face cache (%s) and models/fairytales.bin beside the program; "
+                "scripts/download_gpt2.sh "
                 "fetches GPT-2, --model names another",
                 hub_cache().text);
 }

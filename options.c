@@ -22,6 +22,7 @@ typedef enum {
     VALUE_ACTION, // Action, in `low`
     VALUE_HELP,   // as VALUE_ACTION, and the rest of the line does not matter
     VALUE_VERIFY, // VALUE_ACTION with a text or without
+    VALUE_SAVE,   // VALUE_ACTION with the name of a file
     VALUE_PROFILE // VALUE_ACTION with "json" or without
 } ValueKind;
 
@@ -42,8 +43,8 @@ enum { MAX_SAMPLES = 1024, MAX_THREADS = 256, MAX_SIZE = INT_MAX, UNSET = INT_MI
 // Every option. Parsing, range checks, --help and the spellings with `_` follow this table.
 static const OptionRow option_rows[] = {
     {'m', "model", "PATH", VALUE_TEXT, FIELD(model), 0, 0,
-     "llm.c checkpoint (.bin), .safetensors file or Hugging Face directory; default: $GPT2_MODEL, "
-     "gpt2_124M_bf16.bin, gpt2_124M.bin, openai-community/gpt2 in the Hugging Face cache, else "
+     "llm.c checkpoint or image (.bin), .safetensors file or Hugging Face directory; default: $GPT2_MODEL, "
+     "gpt2_124M_bf16z.bin, gpt2_124M_bf16.bin, gpt2_124M.bin, openai-community/gpt2 in the Hugging Face cache, else "
      "the small model that comes with the program"},
     {'T', "tokenizer", "PATH", VALUE_TEXT, FIELD(tokenizer), 0, 0, "default: what lies beside the model"},
     {'p', "prompt", "TEXT", VALUE_TEXT, FIELD(prompt), 0, 0,
@@ -96,6 +97,9 @@ static const OptionRow option_rows[] = {
      "GB/s and does PEAK GFLOP/s (default: this one, measured)"},
     {0, "info", NULL, VALUE_ACTION, FIELD(action), ACTION_INFO, 0,
      "print what the checkpoint is and needs; with -v the range of every tensor"},
+    {0, "save", "FILE", VALUE_SAVE, FIELD(save), ACTION_SAVE, 0,
+     "write the model to FILE, with the weights that --dtype says, and stop: f32 and bf16 as llm.c's checkpoint, the "
+     "other types as an image, which loads without being converted"},
     {0, "logits", "FILE.npy", VALUE_TEXT, FIELD(logits), 0, 0, "write the logits of every prompt position, float32"},
     {0, "json", NULL, VALUE_FLAG, FIELD(json), 0, 0, "print text and report as one JSON object"},
     {0, "ignore-eos", NULL, VALUE_FLAG, FIELD(ignore_eos), 0, 0, "never generate <|endoftext|>"},
@@ -194,8 +198,8 @@ static bool read_action(Options* options, const OptionRow* row, Error* error) {
     Action action = (Action)row->low;
     if (options->action != ACTION_GENERATE && options->action != action) {
         return fail(error,
-                    "--%s: only one of --tokens, --list-devices, --info, --verify, --profile, --estimate and "
-                    "--perplexity can be asked for at a time",
+                    "--%s: only one of --tokens, --list-devices, --info, --verify, --profile, --estimate, "
+                    "--perplexity and --save can be asked for at a time",
                     row->name);
     }
     options->action = action;
@@ -214,6 +218,12 @@ static bool read_verify(Options* options, const OptionRow* row, const char* valu
     return read_action(options, row, error);
 }
 
+static bool read_save(Options* options, const OptionRow* row, const char* value, Error* error) {
+    if (*value == '\0') return fail(error, "--save: the file's name is empty");
+    options->save = value;
+    return read_action(options, row, error);
+}
+
 static bool read_value(Options* options, const OptionRow* row, const char* value, Error* error) {
     void* field = (char*)options + row->offset;
     switch (row->kind) {
@@ -226,6 +236,7 @@ static bool read_value(Options* options, const OptionRow* row, const char* value
     case VALUE_DEVICE: return read_device(options, value, error);
     case VALUE_ACTION: return read_action(options, row, error);
     case VALUE_VERIFY: return read_verify(options, row, value, error);
+    case VALUE_SAVE: return read_save(options, row, value, error);
     case VALUE_PROFILE: return read_profile(options, row, value, error);
     case VALUE_HELP: options->action = (Action)row->low; return true;
     }

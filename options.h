@@ -18,6 +18,7 @@ typedef enum {
     ACTION_ESTIMATE,
     ACTION_INFO,
     ACTION_TOKENS,
+    ACTION_SAVE,
     ACTION_LIST_DEVICES,
     ACTION_HELP,
     ACTION_VERSION
@@ -53,6 +54,7 @@ typedef struct {
     const char* reference;         // --verify: a checkpoint or .npy file of logits to compare with, or NULL
     float tolerance;               // --verify: largest relative difference; 0: by weight type
     double estimate[MAX_ESTIMATE]; // --estimate: GB/s and GFLOP/s; 0: measured
+    const char* save;              // --save: the file to write the model to, or NULL
     const char* logits;            // .npy file for the logits of the prompt, or NULL
     bool json, ignore_eos, no_echo, quiet, verbose;
 } Options;

@@ -13,21 +13,12 @@ static int omp_get_max_threads(void) {
 #include "mapped_file.h"
 #include "processors.h"
 
-// Where a matrix's parts lie in the block.
-typedef struct {
-    size_t common, starts, data; // offsets
-} Place;
-
-// Returns the size of the block.
-static size_t place_matrices(Place* places, const GPT2Config* config) {
+// Places the matrices, packed, in a block. Returns its size; with block == NULL that is all it is good for.
+static size_t place_matrices(Tensor* packed, const GPT2Config* config, const void* block) {
     size_t offset = 0;
     for (int id = 0; id < NUM_PARAMETERS; id++) {
         ParameterShape shape = gpt2_parameter_shape((ParameterId)id, config);
-        size_t rows = shape.layers * shape.rows;
-        if (shape.kind == VECTOR) continue;
-        places[id].common = plan_bytes(&offset, BF16Z_COMMON);
-        places[id].starts = plan_bytes(&offset, (rows + 1) * sizeof(uint32_t));
-        places[id].data = plan_bytes(&offset, rows * dtype_stride_bytes(DTYPE_BF16Z, shape.cols));
+        if (shape.kind != VECTOR) packed[id] = gpt2_place_tensor(&shape, DTYPE_BF16Z, block, &offset);
     }
     return offset;
 }
@@ -97,23 +88,23 @@ static bool pack_matrix(Packed* packed, const Packing* p, const char* where, Err
 }
 
 bool pack_model(GPT2Model* model, const char* where, Error* error) {
-    Place places[NUM_PARAMETERS] = {{0}};
-    size_t bytes = place_matrices(places, &model->config);
+    Tensor packed[NUM_PARAMETERS]; // their memory is the block, so it may be written
+    size_t bytes = place_matrices(packed, &model->config, NULL);
     Error memory;
-    char* block = model->packed.block = allocate(bytes, 1, where, &memory);
+    void* block = model->packed.block = allocate(bytes, 1, where, &memory);
     if (block == NULL) return fail(error, "%s; try --dtype bf16", memory.text);
+    place_matrices(packed, &model->config, block);
     prefer_huge_pages(block, bytes);
     part_threads(omp_get_max_threads());
     for (int id = 0; id < NUM_PARAMETERS; id++) {
         ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &model->config);
         if (shape.kind == VECTOR) continue;
         Packing p = {.in = model->tensors[id].data, .rows = shape.layers * shape.rows, .cols = shape.cols};
-        p.data = (uint8_t*)block + places[id].data;
-        p.common = (uint8_t*)block + places[id].common;
-        p.starts = (uint32_t*)(void*)(block + places[id].starts);
+        p.data = (uint8_t*)packed[id].data;
+        p.common = (uint8_t*)packed[id].common;
+        p.starts = (uint32_t*)packed[id].rare_starts;
         if (!pack_matrix(&model->packed, &p, where, error)) return false;
-        model->tensors[id] =
-            (Tensor){.dtype = DTYPE_BF16Z, .data = p.data, .common = p.common, .rare_starts = p.starts};
+        model->tensors[id] = packed[id];
     }
     for (int id = 0; id < NUM_PARAMETERS; id++) { // the list lies still only now
         if (model->tensors[id].dtype == DTYPE_BF16Z) model->tensors[id].rare = model->packed.rare;

@@ -38,12 +38,6 @@ void* allocate(size_t count, size_t size, const char* what, Error* error) {
     return memory;
 }
 
-size_t plan_bytes(size_t* offset, size_t bytes) {
-    size_t start = *offset;
-    *offset = (start + bytes + 63) / 64 * 64;
-    return start;
-}
-
 double seconds_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);

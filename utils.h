@@ -24,10 +24,6 @@ bool fail(Error* error, const char* format, ...) __attribute__((format(printf, 2
 // it smaller where that is in the user's hands. Release with free().
 void* allocate(size_t count, size_t size, const char* what, Error* error);
 
-// Room for so many bytes in a block of memory that is being planned: returns where it starts, and moves *offset behind it,
-// to a multiple of 64.
-size_t plan_bytes(size_t* offset, size_t bytes);
-
 // Seconds since some fixed moment, from the monotonic clock.
 double seconds_now(void);
 

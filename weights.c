@@ -17,7 +17,6 @@ static int omp_get_thread_num(void) {
 #endif
 
 #include "checkpoint.h"
-#include "mapped_file.h"
 #include "pack.h"
 #include "processors.h"
 
@@ -101,11 +100,12 @@ static void widen(float* out, const unsigned char* in, DType dtype, size_t n) {
 // that both the reads and the writes use whole cache lines.
 static void read_transposed(float* out, size_t stride, const Conversion* c, size_t first, size_t n) {
     float tile[TILE][TILE]; // (columns of the result, rows of the result)
-    size_t rows = c->shape.rows, cols = c->shape.cols, size = dtype_size(c->source.dtype);
+    const unsigned char* data = c->source.tensor.data;
+    size_t rows = c->shape.rows, cols = c->shape.cols, size = dtype_size(c->source.tensor.dtype);
     for (size_t col = 0; col < cols; col += TILE) {
         size_t m = cols - col < TILE ? cols - col : TILE;
         for (size_t j = 0; j < m; j++) {
-            widen(tile[j], c->source.data + ((col + j) * rows + first) * size, c->source.dtype, n);
+            widen(tile[j], data + ((col + j) * rows + first) * size, c->source.tensor.dtype, n);
         }
         for (size_t r = 0; r < n; r++) {
             for (size_t j = 0; j < m; j++) out[r * stride + col + j] = tile[j][r];
@@ -116,7 +116,7 @@ static void read_transposed(float* out, size_t stride, const Conversion* c, size
 // One row of floats into the result, rounded.
 static void write_row(const Conversion* c, size_t row, const float* in, Unfit* unfit) {
     size_t cols = c->shape.cols;
-    if (c->dtype != c->source.dtype) {
+    if (c->dtype != c->source.tensor.dtype) {
         size_t col = first_unfit(in, c->dtype, cols);
         if (col < cols) {
 #pragma omp critical(weights_unfit)
@@ -129,17 +129,30 @@ static void write_row(const Conversion* c, size_t row, const float* in, Unfit* u
     row_from_f32(out, scales, in, c->dtype, cols);
 }
 
+// One row of a source that is not transposed, into out (cols).
+static void read_row(float* out, const Conversion* c, size_t row) {
+    const Tensor* tensor = &c->source.tensor;
+    size_t cols = c->shape.cols;
+    if (tensor->dtype == DTYPE_Q8 || tensor->dtype == DTYPE_BF16Z) {
+        gpt2_matrix_row(out, tensor, row, cols);
+    } else {
+        const unsigned char* data = tensor->data;
+        widen(out, data + row * dtype_stride_bytes(tensor->dtype, cols), tensor->dtype, cols);
+    }
+}
+
 // Rows first .. first + n, n <= TILE. scratch (TILE, cols + TILE_PAD).
 static void convert_rows(const Conversion* c, size_t first, size_t n, float* scratch, Unfit* unfit) {
-    size_t cols = c->shape.cols, stride = cols + TILE_PAD, row_bytes = cols * dtype_size(c->source.dtype);
+    const Tensor* tensor = &c->source.tensor;
+    size_t stride = c->shape.cols + TILE_PAD, row_bytes = dtype_stride_bytes(c->dtype, c->shape.cols);
     if (c->source.is_transposed) {
         read_transposed(scratch, stride, c, first, n);
         for (size_t r = 0; r < n; r++) write_row(c, first + r, scratch + r * stride, unfit);
-    } else if (c->source.dtype == c->dtype) {
-        memcpy(c->data + first * row_bytes, c->source.data + first * row_bytes, n * row_bytes);
+    } else if (tensor->dtype == c->dtype) { // not Q8, not BF16Z: these would have stayed in the file
+        memcpy(c->data + first * row_bytes, (const char*)tensor->data + first * row_bytes, n * row_bytes);
     } else {
         for (size_t row = first; row < first + n; row++) {
-            widen(scratch, c->source.data + row * row_bytes, c->source.dtype, cols);
+            read_row(scratch, c, row);
             write_row(c, row, scratch, unfit);
         }
     }
@@ -162,30 +175,20 @@ static Unfit convert(const Conversion* c, float* scratch, size_t scratch_size) {
 // ---------------------------------------------------------------------------------------------------------------------
 // A whole model
 
-static bool stays_in_file(const Tensor* tensor, const SourceTensor* source, bool use_in_place) {
-    return use_in_place && source->dtype == tensor->dtype;
+static bool stays_in_file(DType dtype, const SourceTensor* source, bool use_in_place) {
+    return use_in_place && source->tensor.dtype == dtype;
 }
 
 // Says where every tensor lies: in the file, or in the block, each at a multiple of 64 bytes. Returns the block's size;
 // with block == NULL that is all it is good for.
-static size_t place_tensors(GPT2Model* model, const SourceTensor* sources, bool use_in_place, char* block) {
+static size_t place_tensors(GPT2Model* model, const SourceTensor* sources, bool use_in_place, const void* block) {
     size_t offset = 0;
     for (int id = 0; id < NUM_PARAMETERS; id++) {
         ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &model->config);
         const SourceTensor* source = &sources[source_index(&model->config, id, 0)];
-        Tensor* tensor = &model->tensors[id];
-        *tensor = (Tensor){.dtype = shape.kind == VECTOR ? DTYPE_F32 : model->dtype};
-        if (stays_in_file(tensor, source, use_in_place)) {
-            tensor->data = source->data;
-            continue;
-        }
-        size_t rows = shape.layers * shape.rows;
-        size_t data = plan_bytes(&offset, rows * dtype_stride_bytes(tensor->dtype, shape.cols));
-        if (block != NULL) tensor->data = block + data;
-        if (tensor->dtype == DTYPE_Q8) {
-            size_t scales = plan_bytes(&offset, rows * q8_num_scales(shape.cols) * sizeof(uint16_t));
-            if (block != NULL) tensor->scales = (const uint16_t*)(const void*)(block + scales);
-        }
+        DType dtype = shape.kind == VECTOR ? DTYPE_F32 : model->dtype;
+        bool stays = stays_in_file(dtype, source, use_in_place);
+        model->tensors[id] = stays ? source->tensor : gpt2_place_tensor(&shape, dtype, block, &offset);
     }
     return offset;
 }
@@ -203,7 +206,7 @@ static bool convert_parameter(GPT2Model* model, ParameterId id, const SourceTens
                         "%s: %s holds %g (layer %zu, row %zu, column %zu), which %s cannot express; try --dtype f32",
                         where, shape.name, (double)unfit.value, layer, unfit.row, unfit.col, dtype_names[c.dtype]);
         }
-        release_pages(c.source.data, shape.rows * shape.cols * dtype_size(c.source.dtype));
+        release_pages(c.source.tensor.data, shape.rows * dtype_stride_bytes(c.source.tensor.dtype, shape.cols));
         progress_add(progress, shape.rows * shape.cols);
     }
     return true;
@@ -218,7 +221,7 @@ static bool convert_parameters(GPT2Model* model, const SourceTensor* sources, bo
     bool ok = true;
     for (int id = 0; ok && id < NUM_PARAMETERS; id++) {
         const SourceTensor* source = &sources[source_index(&model->config, id, 0)];
-        if (stays_in_file(&model->tensors[id], source, use_in_place)) continue;
+        if (stays_in_file(model->tensors[id].dtype, source, use_in_place)) continue;
         ok = convert_parameter(model, (ParameterId)id, sources, scratch, scratch_size, &progress, where, error);
     }
     progress_end(&progress);
@@ -248,17 +251,25 @@ static bool note_contents(const GPT2Model* model, const SourceTensor* sources, c
         for (size_t layer = 0; layer < shape.layers; layer++) {
             const SourceTensor* source = &sources[source_index(&model->config, id, layer)];
             TensorPlace* place = &contents->places[source_index(&model->config, id, layer)];
-            size_t bytes = shape.rows * shape.cols * dtype_size(source->dtype);
-            *place = (TensorPlace){0, source->offset, bytes, source->dtype, source->is_transposed};
+            DType dtype = source->tensor.dtype;
+            size_t bytes = shape.rows * dtype_stride_bytes(dtype, shape.cols);
+            *place = (TensorPlace){0, source->offset, bytes, dtype, source->is_transposed};
             if (!number_file(&place->file, contents, source->file, error)) return false;
         }
     }
     return true;
 }
 
+SourceTensor* weights_new_sources(const GPT2Config* config, const char* where, Error* error) {
+    size_t n = (size_t)NUM_PARAMETERS * (size_t)config->num_layers;
+    SourceTensor* sources = allocate(n, sizeof *sources, where, error);
+    if (sources != NULL) memset(sources, 0, n * sizeof *sources);
+    return sources;
+}
+
 bool weights_from_sources(GPT2Model* model, const SourceTensor* sources, DType dtype, bool use_in_place,
                           const char* where, Error* error) {
-    if (dtype == DTYPE_BF16Z) {
+    if (dtype == DTYPE_BF16Z && sources[0].tensor.dtype != DTYPE_BF16Z) {
         return weights_from_sources(model, sources, DTYPE_BF16, use_in_place, where, error) &&
                pack_model(model, where, error);
     }
@@ -273,6 +284,20 @@ bool weights_from_sources(GPT2Model* model, const SourceTensor* sources, DType d
     prefer_huge_pages(model->block, bytes); // a token reads all of it: spares it page walks (dev/CPU.md)
     place_tensors(model, sources, use_in_place, model->block);
     return convert_parameters(model, sources, use_in_place, where, error);
+}
+
+bool weights_from_file(GPT2Model* model, const SourceTensor* sources, MappedFile* file, bool keep_dtype, DType dtype,
+                       const char* path, Error* error) {
+    if (keep_dtype) dtype = model->file_dtype;
+    bool stays = dtype == model->file_dtype;
+    bool is_packed_later = dtype == DTYPE_BF16Z && model->file_dtype == DTYPE_BF16;
+    if (!weights_from_sources(model, sources, dtype, stays || is_packed_later, path, error)) return false;
+    if (stays) {
+        model->mapping = (void*)file->bytes;
+        model->mapping_bytes = file->size;
+        *file = (MappedFile){0};
+    }
+    return true;
 }
 
 bool weights_find_damage(const GPT2Model* model, Error* found) {

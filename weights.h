@@ -1,23 +1,27 @@
 // From the tensors of a file to the tensors of a model: conversion and transposition.
-// What the readers of the file formats (checkpoint.c, huggingface.c) share.
+// What the readers of the file formats (checkpoint.c, image.c, huggingface.c) share.
 #ifndef WEIGHTS_H
 #define WEIGHTS_H
 
 #include "gpt2.h"
+#include "mapped_file.h"
 
-// One layer of a parameter as it lies in a mapped file, little-endian and at any alignment.
+// One layer of a parameter as it lies in a mapped file, little-endian.
 typedef struct {
-    const unsigned char* data; // (rows, cols), or (cols, rows) when is_transposed
-    DType dtype;               // not Q8
+    Tensor tensor; // data: at any alignment unless it is Q8 or BF16Z, and (cols, rows) when is_transposed
     bool is_transposed;
     const char* file; // its path
-    size_t offset;    // in the file
+    size_t offset;    // of the data in the file
 } SourceTensor;
 
 // Where the source of a parameter's layer stands in an array of NUM_PARAMETERS * L sources.
 static inline size_t source_index(const GPT2Config* config, int id, size_t layer) {
     return (size_t)id * (size_t)config->num_layers + layer;
 }
+
+// One for every layer of every parameter, zeros so far. NULL with the error filled in when memory is short. Release with
+// free().
+SourceTensor* weights_new_sources(const GPT2Config* config, const char* where, Error* error);
 
 // Fills in model->tensors, ->block, ->dtype and ->num_parameters from model->config and `sources` (see source_index;
 // the layers of one parameter adjoin when use_in_place). Matrices become `dtype`, vectors f32. With use_in_place the
@@ -26,6 +30,11 @@ static inline size_t source_index(const GPT2Config* config, int id, size_t layer
 // lies. A weight that `dtype` cannot express (NaN, infinite, too large) is an error. `where` is the file.
 bool weights_from_sources(GPT2Model* model, const SourceTensor* sources, DType dtype, bool use_in_place,
                           const char* where, Error* error);
+
+// The same from one file whose matrices all have model->file_dtype and lie as a model has them: those that keep it, as they
+// do with keep_dtype whatever `dtype` is, stay where they are, and the mapping becomes the model's.
+bool weights_from_file(GPT2Model* model, const SourceTensor* sources, MappedFile* file, bool keep_dtype, DType dtype,
+                       const char* path, Error* error);
 
 // The first of n floats that turns into something that is no finite number when it is rounded to `dtype`, or n.
 // For F32 every float is itself, so always n.

@@ -43,13 +43,11 @@ static int remove_files_at_end(const Files* files, Error* error) {
     _exit(0);
 }
 
-// Only llm.c's formats can be written: what is neither f32 nor bf16 is converted by the program when it loads.
 static bool write_files(const Files* files, const BenchOptions* o, Error* error) {
-    DType dtype = o->dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
     GPT2Model model;
-    if (!bench_model_random(&model, bench_shape(o->shape), dtype, error)) return false;
+    if (!bench_model_random(&model, bench_shape(o->shape), o->dtype, error)) return false;
     bool ok = bench_tokenizer_write(files->tokenizer, model.config.vocab_size, error) &&
-              checkpoint_save_llmc(&model, files->model, dtype, error);
+              checkpoint_save(&model, files->model, error);
     bench_model_free(&model);
     return ok;
 }

@@ -12,7 +12,7 @@
 #include "tests/toy_checkpoint.h"
 
 typedef enum {
-    BIN,         // model.bin, of any format
+    BIN,         // model.bin, of any format, images among them
     SAFETENSORS, // model.safetensors of a directory
     HEADER,      // the JSON in model.safetensors, with the right length before and the right data behind it
     CONFIG,      // config.json
@@ -86,6 +86,11 @@ static void fill_corpus(const char* corpus) {
         put_seed(corpus, names[version], BIN, bytes.data, bytes.size);
         free(bytes.data);
     }
+    for (DType dtype = DTYPE_F16; dtype <= DTYPE_BF16Z; dtype++) {
+        Bytes image = toy_image(&toy, dtype);
+        put_seed(corpus, dtype_names[dtype], BIN, image.data, image.size);
+        free(image.data);
+    }
     Bytes bytes = safetensors_bytes(&tensors);
     put_seed(corpus, "safetensors", SAFETENSORS, bytes.data, bytes.size);
     free(bytes.data);
@@ -137,7 +142,6 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (size < 2 || data[0] >= NUM_TARGETS) return -1;
     if (root[0] == '\0') make_root(); // replayed by make test, without libFuzzer
     Target target = data[0];
-    DType dtype = (DType)(data[1] % NUM_DTYPES);
     if (target == HEADER) {
         Safetensors file = {strndup((const char*)data + 1, size - 1), tensors.data};
         put_safetensors(names[target], &file);
@@ -147,10 +151,10 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     char path[512];
     in_root(path, loaded[target]);
-    for (int keep = 0; keep < 2; keep++) {
+    for (int dtype = 0; dtype <= NUM_DTYPES; dtype++) { // the last stands for "as the file has them"
         GPT2Model model;
         Error error = {""};
-        if (checkpoint_load(&model, path, keep, dtype, &error)) {
+        if (checkpoint_load(&model, path, dtype == NUM_DTYPES, (DType)dtype, &error)) {
             Error config_error;
             if (!gpt2_config_check(&model.config, path, &config_error)) abort();
             if (read_weights(&model) != read_weights(&model)) abort();

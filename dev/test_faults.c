@@ -46,6 +46,8 @@ static const Run runs[] = {
     {"converted",
      .args = {"-m", "toy.bin", "-p", "a", "--dtype", "bf16", "--repeat-penalty", "1.5", "-n", "2", "-t", "1", "-v"}},
     {"packed", .args = {"-m", "toy.bin", "-p", "a", "--dtype", "bf16z", "-n", "2", "-t", "1", "-q"}},
+    {"image", .args = {"-m", "image.bin", "-T", "toy_tokenizer.bin", "-p", "a", "-n", "2", "-t", "1", "-q"}},
+    {"save", .args = {"-m", "toy.bin", "--dtype", "bf16z", "--save", "saved.bin", "-t", "1"}, .file = "saved.bin"},
     {"tokens", .args = {"-m", "toy.bin", "--tokens"}, .input = "prompt"},
     {"top", .args = {"-m", "toy.bin", "-p", "a", "--top", "4", "-q", "-t", "1"}},
     {"shards", .args = {"-m", "sharded", "-T", "toy_tokenizer.bin", "-p", "a", "-n", "2", "-q", "-t", "1"}},
@@ -125,6 +127,14 @@ static void put_llmc(const Bench* bench, const char* name, const Toy* toy) {
     free(bin.data);
 }
 
+static void put_image(const Bench* bench, const char* name, const Toy* toy) {
+    char path[512];
+    in_directory(bench, path, name);
+    Bytes image = toy_image(toy, DTYPE_BF16Z);
+    write_file(path, image.data, image.size);
+    free(image.data);
+}
+
 static void make_hf(const Bench* bench, const Toy* toy) {
     static const char* const directories[] = {"hf", "sharded"};
     char path[512], *config = toy_config_json(toy);
@@ -161,6 +171,7 @@ static void make_files(Bench* bench) {
     Toy toy = toy_make(shape, 3, true), rough = make_rough(shape);
     put_llmc(bench, "toy.bin", &toy);
     put_llmc(bench, "rough.bin", &rough);
+    put_image(bench, "image.bin", &toy);
     make_hf(bench, &toy);
     in_directory(bench, path, "prompt");
     write_file(path, "the\n", 4);
@@ -294,6 +305,8 @@ static const char* find_text_fault(const Run* run, const Outcome* plain, const B
 // What is wrong with this outcome of a disturbed run, or NULL. `ending` is the status that a signal gives, or 0.
 static const char* find_fault(const Bench* bench, const Run* run, const Outcome* plain, int status, int ending) {
     Bytes out = content(bench, "out"), err = content(bench, "err"), file = {0};
+    char unfinished[64];
+    snprintf(unfinished, sizeof unfinished, "%s.tmp", run->file != NULL ? run->file : "");
     const char* problem = NULL;
     const char* text = find_text_fault(run, plain, &out, status, ending);
     if (run->file != NULL && is_there(bench, run->file)) file = content(bench, run->file);
@@ -310,8 +323,8 @@ static const char* find_fault(const Bench* bench, const Run* run, const Outcome*
     else if (file.data != NULL &&
              (file.size != plain->file.size || memcmp(file.data, plain->file.data, file.size) != 0))
         problem = "half a file";
-    else if (is_there(bench, "logits.npy.tmp")) problem = "an unfinished file is left";
-    discard(bench, "logits.npy.tmp");
+    else if (run->file != NULL && is_there(bench, unfinished)) problem = "an unfinished file is left";
+    discard(bench, unfinished);
     free(out.data);
     free(err.data);
     free(file.data);

@@ -1,5 +1,5 @@
-// Weights from files: llm.c's format, conversion, saving, and where models are found. Hugging Face's files are judged
-// in test_huggingface.c.
+// Weights from files: llm.c's format, conversion, saving, and where models are found. Images are judged in test_image.c,
+// Hugging Face's files in test_huggingface.c.
 #include "../checkpoint.h"
 
 #include <errno.h>
@@ -12,9 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "test.h"
-#include "test_huggingface.h"
-#include "toy_checkpoint.h"
+#include "test_loading.h"
 
 // Odd on purpose: V, 3C and 4C are no multiples of the loader's tiles, hs is not 64.
 static const GPT2Config toy_config = {5, 37, 37, 2, 3, 36};
@@ -25,27 +23,6 @@ typedef struct {
     Toy toy;        // exact in every dtype
 } Bench;
 
-// Loads `path` as it is and compares; -1 with the error in `error` when it is refused.
-static long load_and_compare(const Toy* toy, const char* path, Error* error) {
-    GPT2Model model;
-    if (!checkpoint_load(&model, path, true, DTYPE_F32, error)) return -1;
-    size_t differences = toy_differences(toy, &model);
-    checkpoint_free(&model);
-    return (long)differences;
-}
-
-// Is the file refused with a sentence that names it and says `reason`, and is nothing left to free?
-static void check_refused(Tests* t, const char* path, const char* what, const char* reason) {
-    GPT2Model model;
-    Error error = {"(it was loaded)"};
-    bool loaded = checkpoint_load(&model, path, true, DTYPE_F32, &error);
-    bool ok = !loaded && strstr(error.text, reason) != NULL && strncmp(error.text, path, strlen(path)) == 0 &&
-              strchr(error.text, '\n') == NULL && model.block == NULL && model.mapping == NULL;
-    const char* said = strncmp(error.text, path, strlen(path)) == 0 ? error.text + strlen(path) : error.text;
-    test_check(t, ok, "refuses %s%s", what, said);
-    if (loaded) checkpoint_free(&model);
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // llm.c's files that are right
 
@@ -54,12 +31,12 @@ static void test_versions(Tests* t, Bench* bench) {
     for (int version = 1; version <= 5; version += 2) {
         Bytes bytes = toy_llmc(&bench->toy, version);
         write_file(bench->file, bytes.data, bytes.size);
-        long wrong = load_and_compare(&bench->toy, bench->file, &error);
+        long wrong = load_and_compare(&bench->toy, bench->file, true, DTYPE_F32, &error);
         test_check(t, wrong == 0, "version %d of llm.c's format loads bit for bit (%ld weights differ%s)", version,
                    wrong, wrong < 0 ? error.text : "");
         float* weight = toy_tensor(&bench->toy, FCPROJW, 1) + 17;
         *weight += 1;
-        wrong = load_and_compare(&bench->toy, bench->file, &error);
+        wrong = load_and_compare(&bench->toy, bench->file, true, DTYPE_F32, &error);
         *weight -= 1;
         test_check(t, wrong == 1, "the checker notices one weight that is another (%ld differ)", wrong);
         free(bytes.data);
@@ -337,7 +314,7 @@ static void test_bad_sizes(Tests* t, Bench* bench) {
         for (size_t size = bytes.size; size > 0; tried++) {
             size -= size > 2100 ? 997 : size > 25 ? 25 : size;
             loaded += truncate(bench->file, (off_t)size) != 0;
-            loaded += load_and_compare(&bench->toy, bench->file, &error) >= 0;
+            loaded += load_and_compare(&bench->toy, bench->file, true, DTYPE_F32, &error) >= 0;
         }
         test_check(t, loaded == 0, "version %d cut at %d places is refused every time (%d loaded)", version, tried,
                    loaded);
@@ -356,7 +333,7 @@ static void test_flipped_bits(Tests* t, Bench* bench) {
         write_file(bench->file, bytes.data, bytes.size);
         bytes.data[bit / 8] ^= (unsigned char)(1 << bit % 8);
         Error error;
-        loaded += load_and_compare(&bench->toy, bench->file, &error) >= 0;
+        loaded += load_and_compare(&bench->toy, bench->file, true, DTYPE_F32, &error) >= 0;
         tried++;
     }
     test_check(t, loaded == 0, "one flipped bit of the header is noticed: %d of %d loaded", loaded, tried);
@@ -433,8 +410,8 @@ static void test_saving(Tests* t, Bench* bench) {
             GPT2Model m;
             Error error = {""};
             Bytes expected = toy_llmc(&bench->toy, to);
-            bool ok = checkpoint_load(&m, bench->file, true, DTYPE_F32, &error) &&
-                      checkpoint_save_llmc(&m, saved, to == 3 ? DTYPE_F32 : DTYPE_BF16, &error);
+            bool ok = checkpoint_load(&m, bench->file, false, to == 3 ? DTYPE_F32 : DTYPE_BF16, &error) &&
+                      checkpoint_save(&m, saved, &error);
             checkpoint_free(&m);
             test_check(t, ok && is_same_file(saved, &expected),
                        "version %d saved as version %d is the file, byte for byte, "
@@ -445,22 +422,22 @@ static void test_saving(Tests* t, Bench* bench) {
     }
     GPT2Model m;
     Error error = {""};
-    bool ok = checkpoint_load(&m, saved, true, DTYPE_F32, &error) && checkpoint_save_llmc(&m, saved, DTYPE_F32, &error);
+    bool ok = checkpoint_load(&m, saved, true, DTYPE_F32, &error) && checkpoint_save(&m, saved, &error);
     size_t held = ok ? toy_differences(&bench->toy, &m) : 1;
     checkpoint_free(&m);
-    long written = load_and_compare(&bench->toy, saved, &error);
+    long written = load_and_compare(&bench->toy, saved, true, DTYPE_F32, &error);
     test_check(t, held == 0 && written == 0,
                "a mapped file may be saved over: %zu weights of the model and %ld of the file differ", held, written);
     unlink(saved);
 }
 
 // What a failed save leaves behind: the old file, and no other.
-static void check_failed_save(Tests* t, const GPT2Model* model, const char* path, DType dtype, const char* what,
+static void check_failed_save(Tests* t, const GPT2Model* model, const char* path, const char* what,
                               const char* reason) {
     char beside[320];
     snprintf(beside, sizeof beside, "%s.tmp", path);
     Error error = {"(it was saved)"};
-    bool saved = checkpoint_save_llmc(model, path, dtype, &error);
+    bool saved = checkpoint_save(model, path, &error);
     bool ok = !saved && strstr(error.text, reason) != NULL && !is_there(beside);
     test_check(t, ok, "saving %s fails and leaves nothing: %s", what, error.text);
 }
@@ -475,15 +452,14 @@ static void test_failed_saving(Tests* t, Bench* bench) {
     if (!test_check(t, checkpoint_load(&m, bench->file, true, DTYPE_F32, &error), "a model to save %s", error.text))
         return;
     snprintf(path, sizeof path, "%s/nowhere/saved.bin", bench->directory);
-    check_failed_save(t, &m, path, DTYPE_F32, "into a directory that is not there", "No such file");
+    check_failed_save(t, &m, path, "into a directory that is not there", "No such file");
     snprintf(path, sizeof path, "%s/saved.bin", bench->directory);
-    check_failed_save(t, &m, path, DTYPE_Q8, "as q8", "f32 or bf16");
     struct rlimit kept, small;
     if (getrlimit(RLIMIT_FSIZE, &kept) == 0) {
         small = (struct rlimit){3000, kept.rlim_max};
         void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
         setrlimit(RLIMIT_FSIZE, &small);
-        bool saved = checkpoint_save_llmc(&m, path, DTYPE_F32, &error);
+        bool saved = checkpoint_save(&m, path, &error);
         setrlimit(RLIMIT_FSIZE, &kept);
         signal(SIGXFSZ, handler);
         char beside[320];
@@ -492,7 +468,7 @@ static void test_failed_saving(Tests* t, Bench* bench) {
                    error.text);
     }
     if (test_check(t, mkdir(path, 0700) == 0, "a directory stands in the way")) {
-        check_failed_save(t, &m, path, DTYPE_F32, "over a directory", "is a directory");
+        check_failed_save(t, &m, path, "over a directory", "is a directory");
         rmdir(path);
     }
     checkpoint_free(&m);
@@ -500,8 +476,8 @@ static void test_failed_saving(Tests* t, Bench* bench) {
     toy_tensor(&toy, LNFB, 0)[7] = 3.4e38f;
     source = toy_llmc(&toy, 3);
     write_file(bench->file, source.data, source.size);
-    if (checkpoint_load(&m, bench->file, true, DTYPE_F32, &error)) {
-        check_failed_save(t, &m, path, DTYPE_BF16, "3.4e38 as bf16", "lnfb");
+    if (checkpoint_load(&m, bench->file, false, DTYPE_BF16, &error)) {
+        check_failed_save(t, &m, path, "3.4e38 as bf16", "lnfb");
     }
     checkpoint_free(&m);
     free(source.data);
@@ -589,6 +565,8 @@ static void test_default_order(Tests* t) {
     check_found(t, NULL, "before it gpt2_124M.bin here", "gpt2_124M.bin", "./gpt2_tokenizer.bin");
     create("gpt2_124M_bf16.bin");
     check_found(t, NULL, "before it gpt2_124M_bf16.bin here", "gpt2_124M_bf16.bin", "./gpt2_tokenizer.bin");
+    create("gpt2_124M_bf16z.bin");
+    check_found(t, NULL, "before it gpt2_124M_bf16z.bin here", "gpt2_124M_bf16z.bin", "./gpt2_tokenizer.bin");
     setenv("GPT2_MODEL", snapshot, 1);
     check_found(t, NULL, "before it $GPT2_MODEL", snapshot, snapshot);
     setenv("GPT2_MODEL", "missing.bin", 1);
@@ -674,6 +652,7 @@ void test_checkpoint(Tests* t) {
     test_failed_saving(t, &bench);
     test_section("checkpoint: finding");
     test_finding(t, &bench);
+    test_image(t);
     test_huggingface(t);
     remove_directory(bench.directory);
     toy_free(&bench.toy);

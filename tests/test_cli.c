@@ -346,6 +346,9 @@ static const BadLine bad_lines[] = {
     {"-p a -f b", "-p and -f"},
     {"-q -v", "-q and -v"},
     {"--logits=", "--logits"},
+    {"--save", "--save"},
+    {"--save=", "--save"},
+    {"--save a --info", "only one of"},
     {"--help=x", "--help"},
     {"--to 3", "--to"},
 };
@@ -358,6 +361,8 @@ static const BadLine failing_lines[] = {
     {"-f .", "cannot read"},
     {"--logits no/such/directory.npy", "no/such/directory.npy"},
     {"--tokens -T no/such/tokenizer.bin", "no/such/tokenizer.bin"},
+    {"--save no/such/directory.bin", "no/such/directory.bin"},
+    {"--save models/fairytales.bin", "is there already"},
     {"--verify=no/such/model.bin", "no/such/model.bin"},
     {"--verify=tests/fixtures/bf16.bin", "another shape"},
 };
@@ -426,7 +431,7 @@ static void test_information(const Cli* cli) {
         "list-devices", "cpu-logits", "dtype",      "layers",         "ctx",       "tokens",    "top",
         "logits",       "json",       "ignore-eos", "no-echo",        "quiet",     "verbose",   "version",
         "help",         "all",        "perplexity", "stride",         "verify",    "tolerance", "profile",
-        "estimate",     "info"};
+        "estimate",     "info",       "save"};
     int n = (int)(sizeof names / sizeof *names), listed = 0;
     Result r = RUN(cli, "-h");
     for (int i = 0; i < n; i++) {
@@ -814,6 +819,34 @@ static void test_logits(const Cli* cli) {
     rmdir(path);
 }
 
+static void test_save(const Cli* cli) {
+    static const char* const types[] = {"f32", "bf16", "f16", "q8", "bf16z"};
+    char path[512], temporary[512], at_load[32];
+    path_in(cli, "saved.bin", path);
+    path_in(cli, "saved.bin.tmp", temporary);
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        Result loaded = RUN(cli, "-p", PROMPT, SAMPLED, "-s", "5", "--dtype", types[i]);
+        Result saved = RUN(cli, "--dtype", types[i], "--save", path);
+        Result r = RUN(cli, "-m", path, "-T", "models/fairytales_tokenizer.bin", "-p", PROMPT, SAMPLED, "-s", "5");
+        snprintf(at_load, sizeof at_load, "  dtype: %s\n", types[i]); // without "(... in the file)"
+        bool ok = saved.status == 0 && saved.length == 0 && strstr(saved.err, "no tokenizer lies beside it") != NULL;
+        test_check(cli->t, ok && same_text_and_logits(&loaded, &r) && strstr(r.err, at_load) != NULL,
+                   "--dtype %s --save: the file holds %s and gives the text and the logits of --dtype %s", types[i],
+                   types[i], types[i]);
+        unlink(path);
+    }
+    Result cut = RUN(cli, "-p", PROMPT, "-n", "4", "--layers", "3");
+    Result saved = RUN(cli, "--layers", "3", "--save", path, "-q");
+    Result r = RUN(cli, "-m", path, "-T", "models/fairytales_tokenizer.bin", "-p", PROMPT, "-n", "4");
+    test_check(cli->t, saved.err[0] == '\0' && same_text_and_logits(&cut, &r),
+               "--layers 3 --save: a model of three layers");
+    Result again = RUN(cli, "--save", path);
+    test_check(cli->t, again.status == 1 && is_message(again.err, "is there already"),
+               "a file that is there stays: %.*s", FIRST_LINE(again.err));
+    test_check(cli->t, access(temporary, F_OK) != 0, "no unfinished file is left");
+    unlink(path);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // When things go wrong outside.
 
@@ -951,9 +984,15 @@ static void test_terminal(Tests* t) {
 // ---------------------------------------------------------------------------------------------------------------------
 
 static void remove_files(const Cli* cli) {
-    static const char* const names[] = {
-        "out",       "err", "prompt.txt", "long.txt", "model.bin", "bytes_tokenizer.bin", "exchanged_tokenizer.bin",
-        "logits.npy"};
+    static const char* const names[] = {"out",
+                                        "err",
+                                        "prompt.txt",
+                                        "long.txt",
+                                        "model.bin",
+                                        "bytes_tokenizer.bin",
+                                        "exchanged_tokenizer.bin",
+                                        "logits.npy",
+                                        "saved.bin"};
     char path[512];
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) unlink(path_in(cli, names[i], path));
     rmdir(cli->directory);
@@ -997,6 +1036,7 @@ void test_cli(Tests* t) {
     test_tokens_and_top(&cli);
     test_inspections(&cli);
     test_logits(&cli);
+    test_save(&cli);
     test_outputs_that_fail(&cli);
     test_signals(&cli);
     test_vocabularies(&cli);

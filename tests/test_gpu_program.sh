@@ -45,6 +45,10 @@ packed() { # what is packed for the CPU is unpacked for the GPU
     text --device gpu --dtype bf16 -n 4 > "$out/cpu" && text --device gpu --dtype bf16z -n 4 > "$out/gpu" &&
         cmp -s "$out/cpu" "$out/gpu"
 }
+image() { # and what is packed in a file
+    "$out/gpt2_host" -m models/fairytales.bin --dtype bf16z --save "$out/image.bin" -q &&
+        text -m "$out/image.bin" -T models/fairytales_tokenizer.bin --device gpu -n 4 > "$out/gpu" && cmp -s "$out/cpu" "$out/gpu"
+}
 wave64() { HIP_HOST_WAVE=64 text --device gpu -n 4 > "$out/gpu" && text --device cpu -n 4 | cmp -s - "$out/gpu"; }
 # the number behind the first "key": of a JSON text
 number() { sed -n "s/.*\"$1\": \([-0-9.e+]*\).*/\1/p" "$2" | head -n 1; }
@@ -120,6 +124,7 @@ listed() { "$out/gpt2_host" --list-devices | grep -q '^gpu:0  host harness'; }
 check "greedy text is the CPU's" same -n 10
 check "at wave size 64 too" wave64
 check "bf16z on the GPU is bf16: the same text" packed
+check "an image in bf16z on the GPU too" image
 check "with logits on the CPU" same -n 6 --cpu-logits
 check "sampled text is the CPU's" same -n 10 --temp 0.8 --top-k 40 -s 3
 check "two samples too" same -n 6 -b 2 --temp 0.5 -s 1

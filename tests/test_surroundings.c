@@ -365,6 +365,10 @@ static void test_odd_targets(const Limits* l) {
     ok = fails_with(&o, 1, "cannot be written") && access(path_in(l, "limited.npy", path), F_OK) != 0;
     test_check(l->t, ok && access(path_in(l, "limited.npy.tmp", path), F_OK) != 0,
                "beyond the limit of file sizes (ulimit -f): %.*s", LAST_LINE(o.err));
+    o = RUN_SET(l, SET(.file_size = 600), "-m", "toy.bin", "--dtype", "q8", "--save", "limited.bin");
+    ok = fails_with(&o, 1, "cannot be written") && access(path_in(l, "limited.bin", path), F_OK) != 0;
+    test_check(l->t, ok && access(path_in(l, "limited.bin.tmp", path), F_OK) != 0, "a model saved beyond it: %.*s",
+               LAST_LINE(o.err));
 #endif
 }
 

@@ -119,6 +119,92 @@ Bytes toy_llmc(const Toy* toy, int version) {
     return bytes;
 }
 
+// An image on its way.
+typedef struct {
+    FILE* out;
+    uint32_t* rare;
+    uint32_t num_rare;
+} ImageWriter;
+
+// Every part of an image begins at a multiple of 64 bytes.
+static void put_gap(FILE* out) {
+    while (ftell(out) % 64 != 0) fputc(0, out);
+}
+
+// The upper bytes that are common, positive ones; bit 3 of a place is the sign.
+static const uint8_t common[8] = {0x3c, 0x3e, 0x3f, 0x00, 0x10, 0x11, 0x12, 0x13};
+
+// 128 weights of a row, `col` being the first and `n` how many of them the row has.
+static void put_packed(ImageWriter* w, const float* in, size_t col, size_t n) {
+    uint8_t block[192] = {0};
+    for (size_t i = 0; i < n; i++) {
+        unsigned bits = f32_bits(in[i]) >> 16, high = bits >> 8, place = 0;
+        size_t slot = i / 64 * 64 + i / 8 % 4 * 16 + i / 32 % 2 * 8 + i % 8;
+        while (place < 8 && common[place] != (high & 127)) place++;
+        if (place == 8) w->rare[w->num_rare++] = (uint32_t)(col + i) << 8 | high;
+        else place |= high >> 7 << 3;
+        block[slot] = (uint8_t)bits;
+        block[128 + slot % 64] |= (uint8_t)((place & 15) << slot / 64 * 4);
+    }
+    fwrite(block, 1, sizeof block, w->out);
+}
+
+static void put_matrix_packed(ImageWriter* w, const float* in, size_t rows, size_t cols) {
+    uint32_t* starts = require(malloc((rows + 1) * sizeof *starts), "starts");
+    for (size_t r = 0; r < rows; r++) {
+        starts[r] = w->num_rare;
+        for (size_t col = 0; col < cols; col += 128) {
+            put_packed(w, in + r * cols + col, col, cols - col < 128 ? cols - col : 128);
+        }
+    }
+    starts[rows] = w->num_rare;
+    put_gap(w->out);
+    for (int i = 0; i < 16; i++) fputc(common[i % 8] | i / 8 << 7, w->out);
+    put_gap(w->out);
+    for (size_t r = 0; r <= rows; r++) put_u32(w->out, starts[r]);
+    free(starts);
+}
+
+static void put_matrix_q8(FILE* out, const float* in, size_t rows, size_t cols) {
+    size_t stride = (cols + 31) / 32 * 32, num_scales = rows * (stride / 32);
+    int8_t* row = require(malloc(stride), "row");
+    uint16_t* scales = require(malloc(num_scales * sizeof *scales), "scales");
+    for (size_t r = 0; r < rows; r++) {
+        row_from_f32(row, scales + r * (stride / 32), in + r * cols, DTYPE_Q8, cols);
+        fwrite(row, 1, stride, out);
+    }
+    put_gap(out);
+    for (size_t i = 0; i < num_scales; i++) put_u16(out, scales[i]);
+    free(scales);
+    free(row);
+}
+
+Bytes toy_image(const Toy* toy, DType dtype) {
+    Bytes bytes;
+    const GPT2Config* c = &toy->config;
+    ImageWriter w = {.rare = require(malloc(gpt2_num_parameters(c) * sizeof(uint32_t)), "rare weights")};
+    FILE* out = w.out = require(open_memstream((char**)&bytes.data, &bytes.size), "open_memstream");
+    int header[256] = {20261121,     1,           c->max_seq_len, c->vocab_size, c->num_layers,
+                       c->num_heads, c->channels, c->vocab_size,  (int)dtype /* 3 is Q8 */};
+    for (int i = 0; i < 256; i++) put_u32(out, (uint32_t)header[i]);
+    for (int id = 0; id < NUM_PARAMETERS; id++) {
+        ParameterShape shape = gpt2_parameter_shape((ParameterId)id, c);
+        const float* weights = toy_tensor(toy, (ParameterId)id, 0);
+        size_t rows = shape.layers * shape.rows, n = rows * shape.cols;
+        bool is_plain = shape.kind == VECTOR || dtype == DTYPE_F16;
+        put_gap(out);
+        for (size_t i = 0; is_plain && i < n; i++) put_float(out, weights[i], shape.kind == VECTOR ? "F32" : "F16");
+        if (!is_plain && dtype == DTYPE_Q8) put_matrix_q8(out, weights, rows, shape.cols);
+        if (!is_plain && dtype == DTYPE_BF16Z) put_matrix_packed(&w, weights, rows, shape.cols);
+    }
+    put_gap(out);
+    for (uint32_t i = 0; i < w.num_rare; i++) put_u32(out, w.rare[i]);
+    require_that(fclose(out) == 0, "open_memstream");
+    memcpy(bytes.data + 36, &w.num_rare, sizeof w.num_rare);
+    free(w.rare);
+    return bytes;
+}
+
 // What a .safetensors file is written with.
 typedef struct {
     FILE *header, *data;

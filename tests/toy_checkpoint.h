@@ -28,6 +28,9 @@ typedef struct {
 // An llm.c model file of version 1, 3 or 5; the last two padded with zero rows to a multiple of 128.
 Bytes toy_llmc(const Toy* toy, int version);
 
+// An image (image.h) of type F16, Q8 or BF16Z; in BF16Z weights of magnitudes from 1/32 up to 1/8 are rare.
+Bytes toy_image(const Toy* toy, DType dtype);
+
 // What a .safetensors file is to be like.
 typedef struct {
     const char* prefix;    // before every name: "" or "transformer."
