@@ -12,6 +12,10 @@ GPT2   ?= gpt2
 Q      := $(if $(V),,@)
 
 MAKEFLAGS += --no-builtin-rules
+# All processors, unless -j says otherwise or what is built would be removed at the same time.
+ifeq ($(filter -j%,$(MAKEFLAGS))$(filter clean,$(MAKECMDGOALS)),)
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 1)
+endif
 .DEFAULT_GOAL := all
 
 # ---------------------------------------------------------------------------------------------------------------------
