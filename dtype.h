@@ -18,6 +18,7 @@ extern "C" {
 //   F16   IEEE binary16
 //   Q8    int8, one binary16 scale for every Q8_BLOCK elements of a row: weight = scale * int8
 //   BF16Z the numbers of BF16 in 12 bits each (bf16z.h); matrices on the CPU only
+// Images (image.h) hold their places in this list.
 typedef enum { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_Q8, DTYPE_BF16Z, NUM_DTYPES } DType;
 
 enum { NUM_GPU_DTYPES = DTYPE_BF16Z }; // those before it are also kept on a GPU
