@@ -13,16 +13,17 @@ typedef struct {
 } ModelPaths;
 
 // Decides which model to load. `model` and `tokenizer` are what the user asked for, or NULL. The order without a
-// wish: $GPT2_MODEL, gpt2_124M_bf16z.bin, gpt2_124M_bf16.bin, gpt2_124M.bin, openai-community/gpt2 in the Hugging Face cache
-// ($HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub; refs/main names the snapshot), then the bundled
+// wish: $GPT2_MODEL, gpt2_124M_bf16z.bin, gpt2_124M_bf16.bin, gpt2_124M.bin, openai-community/gpt2 in the Hugging Face
+// cache ($HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub; refs/main names the snapshot), then the bundled
 // model: models/ beside the program, then share/gpt2/models beside the program's bin/, then models/ of the working
 // directory. The tokenizer lies beside the model. For NAME.bin it is NAME_tokenizer.bin, else gpt2_tokenizer.bin, else
 // vocab.json with merges.txt; for a .safetensors file or a directory vocab.json with merges.txt come first.
 bool checkpoint_find(ModelPaths* paths, const char* model, const char* tokenizer, Error* error);
 
 // Loads the checkpoint at `path` (what ModelPaths.model holds). The matrices end up as `dtype`, or, when keep_dtype is
-// set, as the file has them. llm.c files and images (image.h) already in that dtype are mapped and used in place; all else
-// is converted into one block. Everything in the file is checked before it is believed; nothing of `model` needs freeing on failure.
+// set, as the file has them. llm.c files and images (image.h) already in that dtype are mapped and used in place; all
+// else is converted into one block. Everything in the file is checked before it is believed; nothing of `model` needs
+// freeing on failure.
 bool checkpoint_load(GPT2Model* model, const char* path, bool keep_dtype, DType dtype, Error* error);
 
 void checkpoint_free(GPT2Model* model);

@@ -8,12 +8,10 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 #include "cpu_kernels.h"
 #include "cpu_variants.h"
+#include "openmp.h"
 #include "processors.h"
 #include "team.h"
 
@@ -460,21 +458,15 @@ static bool cpu_forward(Device* d, const TokenRun* run, int num_logits, float* l
                        .slots = run->slots,
                        .B = run->B,
                        .T = T,
-                       .position = run->position + t,
-                       .thread = 0,
-                       .num_threads = 1};
+                       .position = run->position + t};
         if (seconds_now() - d->ended > 0.001) part_threads(d->team.size); // they may have slept
         double start = seconds_now();
-#ifdef _OPENMP
 #pragma omp parallel num_threads(d->team.size) firstprivate(stage)
         {
             stage.thread = omp_get_thread_num();
             stage.num_threads = omp_get_num_threads(); // may be fewer than asked for
             chunk_forward(&stage, out, (size_t)num_logits * V, wanted);
         }
-#else
-        chunk_forward(&stage, out, (size_t)num_logits * V, wanted);
-#endif
         d->ended = seconds_now();
         team_adapt(&d->team, d->ended - start, d->profile != NULL); // a profile shows the threads that were asked for
     }
@@ -489,9 +481,7 @@ bool cpu_head(float* logits, const float* hidden, int R, const GPT2Model* model,
     if (packed == NULL) return false;
     for (size_t r = 0; r < rows; r++) kernels->pack_row(packed + r * bytes, hidden + r * C, model->dtype, C);
     size_t shares = (size_t)num_threads;
-#ifdef _OPENMP
 #pragma omp parallel for num_threads(num_threads)
-#endif
     for (size_t share = 0; share < shares; share++) {
         size_t units = (V + 15) / 16, begin = units * share / shares * 16, end = units * (share + 1) / shares * 16;
         if (end > V) end = V;

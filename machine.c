@@ -15,10 +15,7 @@
 #include <arm_neon.h>
 #endif
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
+#include "openmp.h"
 #include "processors.h"
 
 enum { REPEATS = 7, CHAIN_ROUNDS = 400000 }; // some milliseconds each, longer than the threads need to start
@@ -220,7 +217,6 @@ double machine_read_rate(const char* variant, const void* buffer, size_t bytes, 
     return straight > in_streams ? straight : in_streams;
 }
 
-#ifdef _OPENMP
 // What one of two threads does: number i of n turns is the other's where i + me is odd. They spin, but on one processor
 // would wait for ever longer: then they yield.
 static void take_turns(atomic_int* turn, int me, int n) {
@@ -231,11 +227,9 @@ static void take_turns(atomic_int* turn, int me, int n) {
         atomic_store_explicit(turn, i + 1, memory_order_release);
     }
 }
-#endif
 
 double machine_handover(void) {
     double seconds = 0;
-#ifdef _OPENMP
     enum { WARM_UP = 400, TURNS = 4000 };
     struct {
         _Alignas(64) atomic_int warm_up;
@@ -250,7 +244,6 @@ double machine_handover(void) {
         take_turns(&lines.turn, me, TURNS);
         if (me == 0) seconds = (seconds_now() - start) / TURNS;
     }
-#endif
     return seconds;
 }
 

@@ -2,15 +2,9 @@
 
 #include <stdlib.h>
 #include <string.h>
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_max_threads(void) {
-    return 1;
-}
-#endif
 
 #include "mapped_file.h"
+#include "openmp.h"
 #include "processors.h"
 
 // Places the matrices, packed, in a block. Returns its size; with block == NULL that is all it is good for.

@@ -5,18 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_max_threads(void) {
-    return 1;
-}
-static int omp_get_thread_num(void) {
-    return 0;
-}
-#endif
 
 #include "checkpoint.h"
+#include "openmp.h"
 #include "pack.h"
 #include "processors.h"
 

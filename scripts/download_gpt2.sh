@@ -223,6 +223,7 @@ if [ $hf = yes ]; then
         get $file "$repository" "$directory"
     done
     say "Now: ./gpt2 -m $directory"
+    say "Or once, so that nothing is converted at later starts: ./gpt2 -m $directory --save $directory/gpt2.bin"
 else
     pack=datasets/karpathy/llmc-starter-pack
     mkdir -p "$directory" || die "$directory: cannot be made"
@@ -231,4 +232,5 @@ else
     if [ $f32 = yes ]; then get gpt2_124M.bin $pack "$directory"; fi
     if [ $debug_state = yes ]; then get gpt2_124M_debug_state.bin $pack "$directory"; fi
     say "Now: ./gpt2 -m $directory/gpt2_124M_bf16.bin"
+    say "Or once, for the same text faster: ./gpt2 -m $directory/gpt2_124M_bf16.bin --dtype bf16z --save $directory/gpt2_124M_bf16z.bin"
 fi
