@@ -52,7 +52,11 @@ INLINE vf vf_select(vi mask, vf yes, vf no) {
     return (vf)((mask & (vi)yes) | (~mask & (vi)no));
 }
 INLINE vf vf_max(vf a, vf b) {
+#if defined(__AVX512F__) // gcc 12 makes three instructions of the other
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#else
     return vf_select(a > b, a, b);
+#endif
 }
 
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -92,8 +96,14 @@ INLINE float sum_lanes(vf a) {
 }
 
 INLINE float max_lanes(vf a) {
+#if defined(__AVX512F__)
+    a = vf_max(a, SHUFFLE(a, a, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    a = vf_max(a, SHUFFLE(a, a, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+#elif defined(__AVX2__)
+    a = vf_max(a, SHUFFLE(a, a, 4, 5, 6, 7, 0, 1, 2, 3));
+#endif
     float largest = a[0];
-    UNROLL for (int i = 1; i < VL; i++) largest = a[i] > largest ? a[i] : largest;
+    UNROLL for (int i = 1; i < 4; i++) largest = a[i] > largest ? a[i] : largest;
     return largest;
 }
 
