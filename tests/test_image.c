@@ -181,7 +181,8 @@ static void test_wrong_rare(Tests* t, const Bench* bench, const Bytes* packed) {
     uint32_t num_rare = word_at(packed, 36);
     size_t rare = packed->size - 4 * (size_t)num_rare, row = 0;
     while (row < 36 && word_at(packed, STARTS + 4 * row) + 2 > word_at(packed, STARTS + 4 * (row + 1))) row++;
-    size_t first = word_at(packed, STARTS + 4 * row), at = rare + 4 * first;
+    size_t at = rare + 4 * (size_t)word_at(packed, STARTS + 4 * row); // its first
+    size_t last = rare + 4 * (size_t)word_at(packed, STARTS + 4 * (row + 1)) - 4;
     test_check(t, row < 36 && word_at(packed, at) >> 8 < word_at(packed, at + 4) >> 8,
                "row %zu of wte has rare weights, "
                "the first two in columns %u and %u",
@@ -190,13 +191,30 @@ static void test_wrong_rare(Tests* t, const Bench* bench, const Bytes* packed) {
     check_spoiled(t, bench, packed, STARTS + 4 * 37, num_rare + 1, "a row that ends behind the last", reason);
     check_spoiled(t, bench, packed, STARTS, num_rare, "a row that ends before it begins", reason);
     check_spoiled(t, bench, packed, STARTS + 4 * row, UINT32_MAX, "a row that begins nowhere", reason);
-    check_spoiled(t, bench, packed, at, 36 << 8, "a column behind the row", reason);
-    check_spoiled(t, bench, packed, at, UINT32_MAX, "a column far behind it", reason);
+    check_spoiled(t, bench, packed, last, 36 << 8, "a column behind the row", reason);
+    check_spoiled(t, bench, packed, last, UINT32_MAX, "a column far behind it", reason);
     check_spoiled(t, bench, packed, at + 4, word_at(packed, at), "a column twice", reason);
     write_file(bench->file, packed->data, packed->size);
     Error error = {""};
     long differ = load_and_compare(&bench->toy, bench->file, true, DTYPE_F32, &error);
     test_check(t, differ == 0, "unspoiled it is read: %ld weights differ %s", differ, error.text);
+}
+
+// A row that begins at the list's end and goes on. Only that tells it from a right one: zeros stand there in memory, which
+// is what a rare weight in column 0 may look like.
+static void test_list_end(Tests* t, const Bench* bench) {
+    Toy toy = toy_make(toy_config, 1, true);
+    float* last = toy_tensor(&toy, FCPROJW, 1) + 35 * 144;
+    for (int i = 0; i < 144; i++) last[i] = 0.5f; // common
+    Bytes packed = toy_image(&toy, DTYPE_BF16Z);
+    uint32_t num_rare = word_at(&packed, 36);
+    // behind the 73 starts of fcprojw lie fcprojb (2, 36), lnfw (36) and lnfb (36), each at a multiple of 64 bytes
+    size_t starts = packed.size - 4 * (size_t)num_rare - (192 + 192 + 320 + 320);
+    bool is_empty = word_at(&packed, starts + 4 * 71) == num_rare && word_at(&packed, starts + 4 * 72) == num_rare;
+    test_check(t, is_empty, "the last row of the last matrix has no rare weights, all %u are before it", num_rare);
+    check_spoiled(t, bench, &packed, starts + 4 * 72, num_rare + 1, "a row beyond the list", "not where they can be");
+    free(packed.data);
+    toy_free(&toy);
 }
 
 // Any bit of what is not weights: refused, or a model whose every weight can be read (sanitizers look on).
@@ -227,6 +245,7 @@ void test_image(Tests* t) {
     Bytes packed = toy_image(&bench.toy, DTYPE_BF16Z);
     test_wrong_headers(t, &bench, &packed);
     test_wrong_rare(t, &bench, &packed);
+    test_list_end(t, &bench);
     test_flipped_bits(t, &bench, &packed);
     free(packed.data);
     remove_directory(bench.directory);
