@@ -672,7 +672,7 @@ static void report_save(const Generation* g) {
     if (options->quiet) return;
     fprintf(stderr, "gpt2: %s: %s with weights in %s\n", options->save, g->paths.model, dtype_names[g->model.dtype]);
     if (!checkpoint_find(&paths, options->save, NULL, &ignored) && g->tokenizer != NULL) {
-        fprintf(stderr, "gpt2: %s: no tokenizer lies beside it; copy %s there or give it with -T\n", options->save,
+        fprintf(stderr, "gpt2: %s: no tokenizer lies beside it; run it with -T %s\n", options->save,
                 g->paths.tokenizer);
     }
 }
