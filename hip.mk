@@ -34,8 +34,8 @@ HIP_COMPILER_cuda = $(NVCC)
 HIP_COMPILER_host = $(CXX)
 COMMA := ,
 
-# $(call hip_compile,how,source,object)
-hip_compile = $(HIP_COMPILER_$(1)) $(HIP_FLAGS_$(1)) $(if $(filter amd,$(1)),$$(dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS))) -c $(2) -o $(3)
+# $(call hip_compile,how,source,object); hipcc 5.2.3 leaves empty directories in TMPDIR
+hip_compile = $(if $(filter amd,$(1)),TMPDIR=$(BUILD)) $(HIP_COMPILER_$(1)) $(HIP_FLAGS_$(1)) $(if $(filter amd,$(1)),$$(dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS))) -c $(2) -o $(3)
 
 HIP_SOURCES := gpt2_kernels.hip gpt2_matrix.h gpt2_kernels.h gpt2.h dtype.h bf16z.h operations.h profile.h sampler.h utils.h $(wildcard dev/hip_*/hip/*.h) dev/hip_host/amd_code.h dev/hip_targets.sh dev/hip_device_library.sh hip.mk
 # what an object of the host harness is linked with: AMD machine code on a model of the chip

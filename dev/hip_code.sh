@@ -23,9 +23,11 @@ if [ -z "$objdump" ]; then
     exit 1
 fi
 mkdir -p "$out"
+scratch=$(mktemp -d) # clang 15 leaves empty directories behind
+trap 'rm -rf "$scratch"' EXIT
 for target; do
     # shellcheck disable=SC2046,SC2086 # flags are words
-    "$hipcc" $flags $("$here/hip_targets.sh" "$hipcc" "$target") --cuda-device-only -Wno-unused-command-line-argument \
+    TMPDIR=$scratch "$hipcc" $flags $("$here/hip_targets.sh" "$hipcc" "$target") --cuda-device-only -Wno-unused-command-line-argument \
         --no-gpu-bundle-output -c "$source" -o "$out/$target.co"
     "$objdump" -d "$out/$target.co" > "$out/$target.txt"
 done

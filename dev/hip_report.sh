@@ -29,7 +29,7 @@ for target in $targets; do
     *) matrix=none ;;
     esac
     # shellcheck disable=SC2046,SC2086 # flags are words
-    "$hipcc" $flags $("$here/hip_targets.sh" "$hipcc" "$target") --cuda-device-only -Wno-unused-command-line-argument -S gpt2_kernels.hip -o "$out/code.s" \
+    TMPDIR=$out "$hipcc" $flags $("$here/hip_targets.sh" "$hipcc" "$target") --cuda-device-only -Wno-unused-command-line-argument -S gpt2_kernels.hip -o "$out/code.s" \
         -Rpass-analysis=kernel-resource-usage 2> "$out/remarks" || { cat "$out/remarks" >&2; exit 1; }
     c++filt < "$out/code.s" > "$out/code"
     c++filt < "$out/remarks" > "$out/named"

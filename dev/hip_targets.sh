@@ -12,10 +12,13 @@ here=$(dirname "$0")
 
 known="gfx906 gfx908 gfx90a gfx942 gfx950 gfx1010 gfx1030 gfx1100 gfx1101 gfx1102 gfx1103 gfx1150 gfx1151 gfx1200 gfx1201"
 
+scratch=$(mktemp -d) # clang 15 leaves two empty directories behind for each target
+trap 'rm -rf "$scratch"' EXIT
+
 takes() { # does hipcc build for this target, with these flags?
     target=$1
     shift
-    "$hipcc" "$@" "--offload-arch=$target" --cuda-device-only -c "$here/hip_probe.hip" -o /dev/null 2> /dev/null
+    TMPDIR=$scratch "$hipcc" "$@" "--offload-arch=$target" --cuda-device-only -c "$here/hip_probe.hip" -o /dev/null 2> /dev/null
 }
 
 this_machine() {
