@@ -28,6 +28,8 @@ HASH := \#
 
 MACHINE := $(shell $(CC) -dumpmachine)
 ARCH    := $(firstword $(subst -, ,$(MACHINE)))
+# A setting of the user's is what "off" says.
+off_by_user = $(if $(filter command% environment,$(origin $(1))),off by $(1)=$($(1)))
 ifndef OPENMP
 OPENMP  := $(if $(call probe,omp.h,-fopenmp),1,0)
 endif
@@ -79,7 +81,7 @@ endif
 # files
 
 MODULES  := bf16z checkpoint device dtype file_header gpt2_cpu huggingface image llmc mapped_file model model_paths operations \
-            output_file pack processors profile safetensors sampler team tokenizer utils weights
+            output_file pack processors profile progress safetensors sampler team tokenizer utils weights
 FRONT    := chips estimate info list_devices machine npy open_device operation_table options print profile_report prompt report \
             report_json score text_output trace verify
 TESTS    := checkpoint cli dtype hostile huggingface image inside kernels loading model sampler surroundings threads tokenizer
@@ -95,15 +97,15 @@ STAMP    := $(BUILD)/flags
 
 include hip.mk
 
-.PHONY: all run test bench ladder fuzz install uninstall clean help FORCE
+.PHONY: all run test check bench ladder fuzz install uninstall clean help FORCE
 all: found $(GPT2)
 
 .PHONY: found
 found:
 	@echo "compiler   $(CC), $(MACHINE)"
-	@echo "threads    $(if $(filter 1,$(OPENMP)),OpenMP,one: no OpenMP (Debian: libgomp comes with gcc; clang: libomp-dev))"
+	@echo "threads    $(if $(filter 1,$(OPENMP)),OpenMP,one: $(or $(call off_by_user,OPENMP),no OpenMP (Debian: libgomp comes with gcc; clang: libomp-dev)))"
 	@echo "kernels    $(VARIANTS), chosen at run time"
-	@echo "formats    llm.c$(if $(filter 1,$(JANSSON)), and Hugging Face (libjansson), only: no libjansson (Debian: libjansson-dev) to read Hugging Face directories)"
+	@echo "formats    llm.c$(if $(filter 1,$(JANSSON)), and Hugging Face (libjansson), only: $(or $(call off_by_user,JANSSON),no libjansson (Debian: libjansson-dev) to read Hugging Face directories))"
 
 # A change of compiler or flags rebuilds everything.
 $(STAMP): FORCE
@@ -194,6 +196,8 @@ run: all
 
 test: all $(BUILD)/test_gpt2
 	GPT2_PROGRAM=$(abspath $(GPT2)) $(BUILD)/test_gpt2
+
+check: test
 
 bench: all $(BUILD)/bench
 	$(BUILD)/bench $(if $(PEER),--peer $(PEER) --peer-model $(PEER_MODEL)) $(BENCH)

@@ -46,6 +46,11 @@ bool checkpoint_load(GPT2Model* model, const char* path, bool keep_dtype, DType 
     return load_path(model, path, keep_dtype, dtype, error);
 }
 
+bool checkpoint_load_shown(GPT2Model* model, const char* path, bool keep_dtype, DType dtype, Error* error) {
+    *model = (GPT2Model){.shows_progress = true};
+    return load_path(model, path, keep_dtype, dtype, error);
+}
+
 bool checkpoint_load_contents(GPT2Model* model, CheckpointContents* contents, const char* path, Error* error) {
     *contents = (CheckpointContents){0};
     *model = (GPT2Model){.contents = contents};

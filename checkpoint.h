@@ -26,6 +26,9 @@ bool checkpoint_find(ModelPaths* paths, const char* model, const char* tokenizer
 // freeing on failure.
 bool checkpoint_load(GPT2Model* model, const char* path, bool keep_dtype, DType dtype, Error* error);
 
+// The same, telling a terminal how far it has come when that takes long.
+bool checkpoint_load_shown(GPT2Model* model, const char* path, bool keep_dtype, DType dtype, Error* error);
+
 void checkpoint_free(GPT2Model* model);
 
 // Where one layer of a parameter lies in a checkpoint.

@@ -22,7 +22,7 @@
 #include "sampler.h"     // sampler_next: logits -> token
 #include "text_output.h" // TextOutput: standard output
 #include "tokenizer.h"   // bytes <-> tokens
-#include "weights.h"     // weights_find_damage
+#include "weights.h"     // weights_fail_damaged
 
 enum { EXIT_USAGE = 2, EXIT_SIGNALLED = 128 }; // plus the signal's number, as shells have it
 
@@ -107,14 +107,12 @@ static bool load_tokenizer(Generation* g, Error* error) {
 
 static bool load_model(Generation* g, Error* error) {
     const Options* options = g->options;
-    bool shows_progress = !options->quiet && isatty(STDERR_FILENO);
     double start = seconds_now();
-    if (shows_progress) fprintf(stderr, "loading %s ...", g->paths.model);
     // to be looked at, or to be loaded again with every weight type
     bool as_it_is =
         options->action == ACTION_VERIFY || options->action == ACTION_ESTIMATE || options->action == ACTION_INFO;
-    bool ok = checkpoint_load(&g->model, g->paths.model, options->keep_dtype || as_it_is, options->dtype, error);
-    if (shows_progress) fprintf(stderr, "\r\033[K");
+    bool ok = (options->quiet ? checkpoint_load : checkpoint_load_shown)(
+        &g->model, g->paths.model, options->keep_dtype || as_it_is, options->dtype, error);
     g->load_seconds = seconds_now() - start;
     return ok;
 }
@@ -285,23 +283,11 @@ static void generator_close(Generator* r) {
     free(r->choices);
 }
 
-// Logits that are no numbers come from damaged weights: names the first.
-static bool fail_damaged(const Generation* g, Error* error) {
-    Error found;
-    if (weights_find_damage(&g->model, &found)) {
-        return fail(error, "%s: its logits are not finite: %s; the file is damaged", g->paths.model, found.text);
-    }
-    return fail(error, "%s: its logits are not finite, though all weights are: these are too large for GPT-2",
-                g->paths.model);
-}
-
 // Runs tokens and checks their logits (B, num_logits, V): no text must be made of a damaged model's.
 static bool forward(Generator* r, const TokenRun* run, int num_logits, Error* error) {
     if (!r->device.api->forward(r->device.handle, run, num_logits, r->logits, error)) return false;
     size_t n = (size_t)run->B * (size_t)num_logits * (size_t)r->g->model.config.vocab_size;
-    int is_damaged = 0;
-    for (size_t i = 0; i < n; i++) is_damaged |= !isfinite(r->logits[i]);
-    return !is_damaged || fail_damaged(r->g, error);
+    return all_finite(r->logits, n) || weights_fail_damaged(&r->g->model, r->g->paths.model, error);
 }
 
 // Runs the whole prompt in slot 0 and writes the logits of every position to a file, some positions at a time.
@@ -372,7 +358,7 @@ static bool extend_sample(Generator* r, int b, int token, Error* error) {
     Generation* g = r->g;
     Sample* sample = &g->samples[b];
     size_t length = (size_t)g->num_prompt + (size_t)sample->num_generated;
-    if (token < 0) return fail_damaged(g, error);
+    if (token < 0) return weights_fail_damaged(&g->model, g->paths.model, error);
     if (token == tokenizer_eot(g->tokenizer)) {
         sample->stop = STOP_EOT;
         return true;
@@ -587,6 +573,10 @@ static bool prepare(Generation* g, int* status, Error* error) {
                            (!has_prompt && (options->action == ACTION_INFO || options->action == ACTION_ESTIMATE));
     bool found = checkpoint_find(&g->paths, options->model, options->tokenizer, error);
     bool lacks_tokenizer = !found && g->paths.model[0] != '\0' && options->tokenizer == NULL;
+    if (lacks_tokenizer && !needs_no_prompt) {
+        Error worse; // a file of another kind needs no tokenizer, but to be told so
+        if (!checkpoint_load(&g->model, g->paths.model, true, options->dtype, &worse)) *error = worse;
+    }
     if (!found && !(lacks_tokenizer && needs_no_prompt)) return false;
     if (!load_model(g, error)) return false;
     if (found && (!load_tokenizer(g, error) || !check_vocabulary(g, error))) return false;
@@ -748,6 +738,7 @@ int main(int argc, char** argv) {
     text_open(&out, STDOUT_FILENO);
     handle_signals();
     if (!options_parse(&options, argc, argv, &error)) return exit_with(EXIT_USAGE, &error);
+    if (options.idle != NULL && !options.quiet) fprintf(stderr, "gpt2: %s has no effect here\n", options.idle);
     bool ok = true;
     switch (options.action) {
     case ACTION_GENERATE: return run_generate(&options, &out);

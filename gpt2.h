@@ -96,6 +96,7 @@ typedef struct {
     size_t num_parameters;               // total_params of llm.c: padding included
     Tensor tensors[NUM_PARAMETERS];      // indexed by ParameterId
     struct CheckpointContents* contents; // filled in by the loaders (checkpoint.h), or NULL
+    bool shows_progress;                 // loading tells a terminal how far it has come
     // who owns the memory behind the tensors
     void* mapping; // the file, mapped read-only, or NULL
     size_t mapping_bytes;
@@ -133,12 +134,12 @@ TensorBytes gpt2_tensor_bytes(const ParameterShape* shape, DType dtype);
 // *offset moves behind them. Its rare weights are the caller's. With block == NULL only *offset is of use.
 Tensor gpt2_place_tensor(const ParameterShape* shape, DType dtype, const void* block, size_t* offset);
 
-// Bytes of weights that one decoded token must read: every block, the final LayerNorm and the head (V rows of wte),
-// and one row each of wte and wpe.
-size_t gpt2_bytes_per_token(const GPT2Model* model);
-
-// The same when the matrices are kept as `dtype`.
+// Bytes of weights that one decoded token must read where the matrices are kept as `dtype`: every block, the final
+// LayerNorm and the head (V rows of wte), and one row each of wte and wpe. Rare weights of BF16Z depend on the model.
 size_t gpt2_bytes_per_token_in(DType dtype, const GPT2Config* config);
+
+// The same with the rare weights of this model.
+size_t gpt2_bytes_per_token(const GPT2Model* model, DType dtype);
 
 #ifdef __cplusplus
 }

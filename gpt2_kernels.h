@@ -17,7 +17,8 @@ typedef struct {
     int max_seq_len;     // positions that the KV caches must hold, at most the model's maxT
     int max_batch;       // sequences that live side by side, each with a KV cache of its own
     int num_threads;     // CPU: threads to use
-    const char* kernels; // CPU: name of the kernel variant, NULL for the best that the processor has
+    const char* kernels; // CPU: name of the kernel variant, NULL for the best that the processor has; GPU: the route of
+                         // a token, "launches", "graph" or "persistent", NULL for the fastest
     int gpu;             // GPU: its number, as gpt2_hip_info counts
     DType dtype;         // GPU: what the matrices become on the card; the CPU uses the model as it is
     bool cpu_logits;     // GPU: wte stays with the CPU, which computes the logits from the last hidden state
@@ -63,7 +64,7 @@ typedef struct {
     // Copies the first `length` positions of slot `from`'s KV cache to slot `to`: continuations share one prefill.
     bool (*copy_cache)(Device* device, int to, int from, int length, Error* error);
 
-    // One line for the report, such as "CPU, 2 threads, avx512-bf16". Owned by the device.
+    // One line for the report, such as "CPU, 2 threads, avx512bf16". Owned by the device.
     const char* (*describe)(const Device* device);
 
     void (*close)(Device* device);

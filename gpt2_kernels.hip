@@ -448,7 +448,6 @@ struct Output {
     void* keys;       // OUTPUT_QKV: this layer's caches (max_batch, NH, maxT, head_stride)
     void* values;
     const int* step;  // OUTPUT_QKV: [position, slots (max_batch)]
-    int rows;         // OUTPUT_QKV, WAITS: k and v go to out as well, behind q, (rows, NH, head_stride) each
     Heads heads;      // OUTPUT_QKV
 };
 
@@ -2636,9 +2635,9 @@ struct Device {
     size_t layer_floats;
     int* arrived;                    // persistent: [blocks that are done, those that have given up], 0 between tokens
     int patience;                    // persistent: StepArguments'
-    uint16_t* rounded_normed;        // the same for matrix instructions; NULL where there are none
-    uint16_t* rounded_att;
-    uint16_t* rounded_hidden;
+    uint16_t* rounded_normed;        // for matrix instructions, NULL where there are none: normed, (max_rows, stride)
+    uint16_t* rounded_att;           // att, the same
+    uint16_t* rounded_hidden;        // hidden, (max_rows, hidden_stride)
     char* keys;                      // (L, max_batch, NH, maxT, head_stride) of cache_format()
     char* values;                    // the same
     float* logits;                   // (head_rows, V); NULL with cpu_logits
@@ -2987,7 +2986,6 @@ static bool hip_open_device(Device* d, Error* error) {
         !upload_weights(d, error) || !plan_head(d, &head_note, error) || !choose_route(d, error)) {
         return false;
     }
-    d->compute_units = max(1, info.compute_units);
     describe_device(d, &info, wave_size, head_note);
     return hip_ok(hipStreamSynchronize(d->stream), "uploading the weights", error);
 }

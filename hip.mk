@@ -71,7 +71,7 @@ $(BUILD)/test_gpt2.o: ALL_CFLAGS += $(if $(filter-out 0,$(HIP_TEST)),-DHAVE_TEST
 .PHONY: found-hip test-hip test-hip-san test-hip-code test-gpu bench-gpu hip-report gpu-model
 found: found-hip
 found-hip:
-	@echo "gpu        $(if $(filter amd,$(HIP)),HIP with $(HIPCC)$(COMMA) targets $$(dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS) | tr -s ' ' '\n' | sed -n 's/--offload-arch=//p' | tr '\n' ' '),$(if $(filter 0,$(HIP)),none: no hipcc in PATH or /opt/rocm/bin (Debian: hipcc libamdhip64-dev rocm-device-libs)$(if $(NVCC),; HIP=cuda builds for an NVIDIA card with $(NVCC)),$(if $(filter cuda,$(HIP)),nvcc for $(CUDA_ARCH),$(HIP))))"
+	@echo "gpu        $(if $(filter amd,$(HIP)),HIP with $(HIPCC)$(COMMA) targets $$(dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS) | tr -s ' ' '\n' | sed -n 's/--offload-arch=//p' | tr '\n' ' '),$(if $(filter 0,$(HIP)),none: $(or $(call off_by_user,HIP),no hipcc in PATH or /opt/rocm/bin (Debian: hipcc libamdhip64-dev rocm-device-libs))$(if $(NVCC),; HIP=cuda builds for an NVIDIA card with $(NVCC)),$(if $(filter cuda,$(HIP)),nvcc for $(CUDA_ARCH),$(HIP))))"
 
 # The kernels on the host harness alone; plainly, and under the sanitizers.
 test-hip: $(BUILD)/test_gpt2

@@ -500,7 +500,7 @@ bool load_hf_directory(GPT2Model* model, const char* path, bool keep_dtype, DTyp
 
 static bool refuse(const char* path, Error* error) {
     return fail(error,
-                "%s: this build reads only llm.c's .bin files, since libjansson was missing; install it "
+                "%s: this build reads no Hugging Face formats, since libjansson was missing; install it "
                 "(libjansson-dev) and run make again",
                 path);
 }

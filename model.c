@@ -129,6 +129,7 @@ size_t gpt2_bytes_per_token_in(DType dtype, const GPT2Config* config) {
     return bytes;
 }
 
-size_t gpt2_bytes_per_token(const GPT2Model* model) {
-    return gpt2_bytes_per_token_in(model->dtype, &model->config) + model->packed.num_rare * sizeof(uint32_t);
+size_t gpt2_bytes_per_token(const GPT2Model* model, DType dtype) {
+    size_t rare = dtype == DTYPE_BF16Z ? model->packed.num_rare * sizeof(uint32_t) : 0;
+    return gpt2_bytes_per_token_in(dtype, &model->config) + rare;
 }

@@ -87,10 +87,12 @@ static bool find_tokenizer(ModelPaths* paths, Error* error) {
         return true;
     }
     bool has_json = exists(path_of("%s/tokenizer.json", directory.text).text);
+    bool has_own_name = prefix.text[0] != '\0' && strcmp(prefix.text, "gpt2_") != 0;
     return fail(error,
-                "%s: no tokenizer beside it (%stokenizer.bin, gpt2_tokenizer.bin, or vocab.json with merges.txt%s); "
+                "%s: no tokenizer beside it (%s%sgpt2_tokenizer.bin, or vocab.json with merges.txt%s); "
                 "--tokenizer names one, scripts/download_gpt2.sh fetches GPT-2's",
-                paths->model, prefix.text, has_json ? "; tokenizer.json alone is not read" : "");
+                paths->model, has_own_name ? prefix.text : "", has_own_name ? "tokenizer.bin, " : "",
+                has_json ? "; tokenizer.json alone is not read" : "");
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ typedef enum {
     VALUE_FLAG,   // bool, set by the option's presence
     VALUE_SEED,   // uint64_t, or -1
     VALUE_DTYPE,  // auto or a name of dtype_names
-    VALUE_DEVICE, // auto, cpu
+    VALUE_DEVICE, // auto, cpu, gpu or gpu:N
     VALUE_ACTION, // Action, in `low`
     VALUE_HELP,   // as VALUE_ACTION, and the rest of the line does not matter
     VALUE_VERIFY, // VALUE_ACTION with a text or without
@@ -33,7 +33,7 @@ typedef struct {
     ValueKind kind;
     size_t offset; // in Options
     double low, high;
-    const char* help; // NULL: not listed
+    const char* help;
 } OptionRow;
 
 enum { MAX_SAMPLES = 1024, MAX_THREADS = 256, MAX_SIZE = INT_MAX, UNSET = INT_MIN };
@@ -294,7 +294,48 @@ static bool fail_flag(int result, const char* argument, Error* error) {
     return fail(error, "%s: no such option, or short for several", argument);
 }
 
-static bool check_combination(const Options* options, Error* error) {
+// Where an option that some actions know nothing of belongs.
+typedef struct {
+    const char* option;
+    bool is_given;
+    unsigned actions; // a bit for each
+    const char* where;
+} Belonging;
+
+#define ON(action) (1u << (action))
+enum { TEXTS = ON(ACTION_GENERATE), REPORTS = ON(ACTION_VERIFY) | ON(ACTION_PROFILE) | ON(ACTION_ESTIMATE) | ON(ACTION_INFO) };
+
+// What an action would pass over silently: what it was to print or write is refused, the rest is told by the caller.
+static bool check_belongings(Options* options, Action action, Error* error) {
+    const SamplerOptions* s = &options->sampler;
+    const unsigned scores = ON(ACTION_SCORE), runs = TEXTS | ON(ACTION_PROFILE) | ON(ACTION_ESTIMATE);
+    const Belonging outputs[] = {
+        {"--logits", options->logits != NULL, TEXTS, "a text, of -n 0 tokens if none is wanted"},
+        {"--json", options->json, TEXTS | scores | REPORTS, "texts, scores and reports"},
+        {"--top", options->top > 0, TEXTS | scores, "a text, of -n 0 tokens if none is wanted, or to --all"},
+        {"--stride", options->stride > 0, scores, "--top K --all and --perplexity"},
+        {"--tolerance", options->tolerance > 0, ON(ACTION_VERIFY), "--verify"},
+    };
+    const Belonging others[] = {
+        {"--n-predict", options->num_predict != UNSET, runs, NULL},
+        {"--samples", options->samples > 1, runs, NULL},
+        {"--temp", s->temperature > 0, TEXTS, NULL},
+        {"--repeat-penalty", s->repeat_penalty != 1, TEXTS, NULL},
+        {"--ignore-eos", options->ignore_eos, TEXTS, NULL},
+        {"--no-echo", options->no_echo, TEXTS, NULL},
+        {"--cpu-logits", options->cpu_logits, TEXTS | scores | ON(ACTION_VERIFY) | ON(ACTION_PROFILE), NULL},
+    };
+    for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++) {
+        const Belonging* b = &outputs[i];
+        if (b->is_given && !(b->actions & ON(action))) return fail(error, "%s belongs to %s", b->option, b->where);
+    }
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        if (others[i].is_given && !(others[i].actions & ON(action))) options->idle = others[i].option;
+    }
+    return true;
+}
+
+static bool check_combination(Options* options, Error* error) {
     if (options->prompt != NULL && options->prompt_file != NULL) {
         return fail(error, "-p and -f both give a prompt; use one of them");
     }
@@ -303,11 +344,7 @@ static bool check_combination(const Options* options, Error* error) {
     if (options->all && (options->top == 0 || options->action != ACTION_GENERATE)) {
         return fail(error, "--all belongs to --top K; --perplexity alone prints no positions");
     }
-    bool scores = options->all || options->action == ACTION_SCORE;
-    if (options->stride > 0 && !scores) return fail(error, "--stride belongs to --top K --all and --perplexity");
-    if (options->tolerance > 0 && options->action != ACTION_VERIFY)
-        return fail(error, "--tolerance belongs to --verify");
-    return true;
+    return check_belongings(options, options->all ? ACTION_SCORE : options->action, error);
 }
 
 // The numbers after --estimate, which are no options' values: GB/s, then GFLOP/s.
@@ -404,7 +441,7 @@ char* options_help(void) {
     fprintf(out, "usage: gpt2 [-m MODEL] [-p PROMPT | -f FILE] [-n N] [options]\n"
                  "Continues a text with GPT-2. The text goes to standard output, the report to standard error.\n\n");
     for (int i = 0; i < NUM_OPTIONS; i++) {
-        if (option_rows[i].help != NULL) print_row(out, &option_rows[i]);
+        print_row(out, &option_rows[i]);
     }
     fprintf(out, "\nExit status: 0 fine, 1 something failed, 2 wrong usage, 130 interrupted, 143 terminated.\n"
                  "GPT-2's own weights: scripts/download_gpt2.sh 124M\n");

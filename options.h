@@ -57,10 +57,12 @@ typedef struct {
     const char* save;              // --save: the file to write the model to, or NULL
     const char* logits;            // .npy file for the logits of the prompt, or NULL
     bool json, ignore_eos, no_echo, quiet, verbose;
+    const char* idle; // an option that was given and has no effect on what is done, or NULL
 } Options;
 
-// Fills in `options` from the command line. Every number is checked against its range and every combination that
-// makes no sense is refused; the error names the flag, the value and what would be right.
+// Fills in `options` from the command line. Every number is checked against its range, and combinations that contradict
+// themselves or would lose what was to be printed or written are refused; the error names the flag, the value and what
+// would be right.
 bool options_parse(Options* options, int argc, char** argv, Error* error);
 
 // The text of --help. The caller frees it; NULL when memory is short.

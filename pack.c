@@ -6,6 +6,7 @@
 #include "mapped_file.h"
 #include "openmp.h"
 #include "processors.h"
+#include "progress.h"
 
 // Places the matrices, packed, in a block. Returns its size; with block == NULL that is all it is good for.
 static size_t place_matrices(Tensor* packed, const GPT2Config* config, const void* block) {
@@ -69,7 +70,7 @@ static bool list_rare(Packed* packed, const Packing* p, size_t first, size_t end
 
 enum { ROWS_AT_ONCE = 4096 }; // before their pages are given back
 
-static bool pack_matrix(Packed* packed, const Packing* p, const char* where, Error* error) {
+static bool pack_matrix(Packed* packed, const Packing* p, Progress* progress, const char* where, Error* error) {
     find_common(p);
     p->starts[0] = (uint32_t)packed->num_rare;
     for (size_t first = 0; first < p->rows; first += ROWS_AT_ONCE) {
@@ -77,12 +78,31 @@ static bool pack_matrix(Packed* packed, const Packing* p, const char* where, Err
         pack_rows(p, first, first + n);
         if (!list_rare(packed, p, first, first + n, where, error)) return false;
         release_pages(p->in + first * p->cols, n * p->cols * sizeof *p->in);
+        progress_add(progress, n * p->cols);
     }
     return true;
 }
 
+// Packs the matrices into their places.
+static bool pack_matrices(GPT2Model* model, const Tensor* packed, const char* where, Error* error) {
+    Progress progress = progress_start("packing", model->num_parameters, model->shows_progress);
+    bool ok = true;
+    for (int id = 0; ok && id < NUM_PARAMETERS; id++) {
+        ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &model->config);
+        if (shape.kind == VECTOR) continue;
+        Packing p = {.in = model->tensors[id].data, .rows = shape.layers * shape.rows, .cols = shape.cols};
+        p.data = (uint8_t*)packed[id].data; // their memory is the block, so it may be written
+        p.common = (uint8_t*)packed[id].common;
+        p.starts = (uint32_t*)packed[id].rare_starts;
+        ok = pack_matrix(&model->packed, &p, &progress, where, error);
+        if (ok) model->tensors[id] = packed[id];
+    }
+    progress_end(&progress);
+    return ok;
+}
+
 bool pack_model(GPT2Model* model, const char* where, Error* error) {
-    Tensor packed[NUM_PARAMETERS]; // their memory is the block, so it may be written
+    Tensor packed[NUM_PARAMETERS];
     size_t bytes = place_matrices(packed, &model->config, NULL);
     Error memory;
     void* block = model->packed.block = allocate(bytes, 1, where, &memory);
@@ -90,16 +110,7 @@ bool pack_model(GPT2Model* model, const char* where, Error* error) {
     place_matrices(packed, &model->config, block);
     prefer_huge_pages(block, bytes);
     part_threads(omp_get_max_threads());
-    for (int id = 0; id < NUM_PARAMETERS; id++) {
-        ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &model->config);
-        if (shape.kind == VECTOR) continue;
-        Packing p = {.in = model->tensors[id].data, .rows = shape.layers * shape.rows, .cols = shape.cols};
-        p.data = (uint8_t*)packed[id].data;
-        p.common = (uint8_t*)packed[id].common;
-        p.starts = (uint32_t*)packed[id].rare_starts;
-        if (!pack_matrix(&model->packed, &p, where, error)) return false;
-        model->tensors[id] = packed[id];
-    }
+    if (!pack_matrices(model, packed, where, error)) return false;
     for (int id = 0; id < NUM_PARAMETERS; id++) { // the list lies still only now
         if (model->tensors[id].dtype == DTYPE_BF16Z) model->tensors[id].rare = model->packed.rare;
     }

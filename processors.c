@@ -79,6 +79,9 @@ int cpu_physical_cores(void) {
 }
 
 int cpu_threads(int asked) {
+#ifndef _OPENMP
+    asked = 1;
+#endif
     int threads = asked > 0 ? asked : cpu_physical_cores(), processors = cpu_processors();
     return threads < processors ? threads : processors;
 }

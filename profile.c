@@ -62,17 +62,6 @@ void profile_end(Profile* profile, int lane_number, Operation operation, CallSha
 // ---------------------------------------------------------------------------------------------------------------------
 // Adding up.
 
-static int by_value(const void* left, const void* right) {
-    double a = *(const double*)left, b = *(const double*)right;
-    return (a > b) - (a < b);
-}
-
-double median_of(double* values, size_t n) {
-    if (n == 0) return 0;
-    qsort(values, n, sizeof *values, by_value);
-    return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
 // A device may have run fewer threads than there are lanes: those recorded nothing.
 static bool check_lanes(const Profile* profile, Error* error) {
     for (int i = 0; i < profile->num_lanes; i++) {
@@ -113,7 +102,8 @@ static ProfileRow add_up(const Profile* profile, size_t first, const GPT2Config*
     if (spent > 0) row.waited = row.seconds * waited / spent;
     double calls = (double)row.calls;
     row.cost.M /= calls, row.cost.N /= calls, row.cost.K /= calls;
-    row.median = median_of(times, row.calls);
+    sort_numbers(times, row.calls);
+    row.median = quantile(times, row.calls, 0.5);
     return row;
 }
 

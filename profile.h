@@ -61,9 +61,6 @@ typedef struct {
 bool profile_rows(ProfileRow** rows, size_t* num_rows, const Profile* profile, const GPT2Config* config, DType dtype,
                   Error* error);
 
-// The median of n values, which are sorted by it.
-double median_of(double* values, size_t n);
-
 #ifdef __cplusplus
 }
 #endif

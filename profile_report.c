@@ -5,6 +5,7 @@
 #include "open_device.h"
 #include "operation_table.h"
 #include "print.h"
+#include "weights.h"
 
 typedef struct {
     const Generation* g;
@@ -91,8 +92,7 @@ static bool decode(Profiler* p, int n, double* seconds, Error* error) {
         if (!decode_token(p, p->g->num_prompt + i, error)) return false;
         for (int b = 0; b < p->B; b++) {
             if (p->next[b] >= 0) continue; // token_run_check would not know why
-            return fail(error, "%s: its logits are not finite; the weights are damaged, see --info -v",
-                        p->g->paths.model);
+            return weights_fail_damaged(&p->g->model, p->g->paths.model, error);
         }
     }
     *seconds = seconds_now() - start;
@@ -135,7 +135,7 @@ static bool run_plainly(Profiler* p, Error* error) {
 static void print_text(FILE* out, const Profiler* p) {
     const Generation* g = p->g;
     fprintf(out, "%s, %s weights, %.1f MB per token; %s", g->paths.model, dtype_names[p->device.dtype],
-            1e-6 * (double)gpt2_bytes_per_token_in(p->device.dtype, &g->model.config),
+            1e-6 * (double)gpt2_bytes_per_token(&g->model, p->device.dtype),
             p->device.api->describe(p->device.handle));
     if (p->B > 1) fprintf(out, "; %d sequences", p->B);
     fputc('\n', out);

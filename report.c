@@ -11,21 +11,8 @@ const char* const stop_names[] = {"none", "length", "eot", "context", "interrupt
 // ---------------------------------------------------------------------------------------------------------------------
 // Figures.
 
-static int by_value(const void* left, const void* right) {
-    double a = *(const double*)left, b = *(const double*)right;
-    return (a > b) - (a < b);
-}
-
-// The p-quantile of n sorted values, between its two neighbours in proportion.
-static double quantile(const double* sorted, int n, double p) {
-    double rank = p * (n - 1);
-    int below = (int)rank;
-    double share = rank - below;
-    return below + 1 < n ? sorted[below] * (1 - share) + sorted[below + 1] * share : sorted[n - 1];
-}
-
 bool report_figures(Figures* figures, const Generation* g) {
-    *figures = (Figures){.bytes_per_token = gpt2_bytes_per_token_in(g->device_dtype, &g->model.config)};
+    *figures = (Figures){.bytes_per_token = gpt2_bytes_per_token(&g->model, g->device_dtype)};
     int first_tokens = 0; // of the samples: these follow from the prompt
     for (int b = 0; b < g->options->samples; b++) {
         figures->tokens += g->samples[b].num_generated;
@@ -38,10 +25,10 @@ bool report_figures(Figures* figures, const Generation* g) {
         double* sorted = malloc(n * sizeof *sorted);
         if (sorted == NULL) return false;
         memcpy(sorted, g->step_seconds, n * sizeof *sorted);
-        qsort(sorted, n, sizeof *sorted, by_value);
+        sort_numbers(sorted, n);
         figures->minimum = sorted[0];
-        figures->median = quantile(sorted, g->num_steps, 0.5);
-        figures->p95 = quantile(sorted, g->num_steps, 0.95);
+        figures->median = quantile(sorted, n, 0.5);
+        figures->p95 = quantile(sorted, n, 0.95);
         figures->maximum = sorted[n - 1];
         free(sorted);
         double sum = 0;
@@ -157,7 +144,11 @@ void report_before(const Generation* g) {
     if (g->device_dtype != model->file_dtype) fprintf(stderr, " (%s in the file)", dtype_names[model->file_dtype]);
     fprintf(stderr, "\n  device: %s\n", g->device);
     fprintf(stderr, "  threads: %d", g->threads);
+#ifdef _OPENMP
     if (g->threads < g->options->threads) fprintf(stderr, " (as many as there are processors)");
+#else
+    fprintf(stderr, " (built without OpenMP)");
+#endif
     fprintf(stderr, "\n");
     if (g->context != model->config.max_seq_len) fprintf(stderr, "  context: %d tokens\n", g->context);
     print_sampling(g);

@@ -44,7 +44,7 @@ typedef struct {
     int num_steps;         // the first token of a sample follows from the prompt, so it takes no step
 } Generation;
 
-// The text of token ids [first, first + n) of a sample. The caller frees it. NULL when memory is short.
+// The text of n token ids of a sample. The caller frees it. NULL when memory is short.
 char* generation_text(const Generation* g, const int* tokens, int n, size_t* length);
 
 // The report: the part that is known before the first token, and the part after the last.
@@ -60,6 +60,9 @@ bool report_tokens(const int* tokens, size_t n, TextOutput* out, Error* error);
 // The whole run as one JSON object, on `out`. Bytes that are not UTF-8 become U+FFFD in its strings; the token ids
 // beside them are exact.
 bool report_json(const Generation* g, TextOutput* out, Error* error);
+
+// "top": [...]: n likely tokens, the likeliest first.
+void json_top(FILE* out, const Tokenizer* tokenizer, const TopToken* top, int n);
 
 // ---------------------------------------------------------------------------------------------------------------------
 // The figures behind both forms of the report.

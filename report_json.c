@@ -33,20 +33,25 @@ static void print_settings(FILE* out, const Generation* g) {
     json_number(out, "repeat_penalty", (double)s->repeat_penalty, "},\n");
 }
 
-static void print_top(FILE* out, const Generation* g) {
-    if (g->top == NULL) return;
-    fputs("  \"top\": [", out);
-    for (int k = 0; k < g->options->top; k++) {
-        const TopToken* t = &g->top[k];
+void json_top(FILE* out, const Tokenizer* tokenizer, const TopToken* top, int n) {
+    fputs("\"top\": [", out);
+    for (int k = 0; k < n; k++) {
         size_t size;
-        const char* bytes = tokenizer_decode(g->tokenizer, t->id, &size);
-        fprintf(out, "%s\n    {\"id\": %d, ", k == 0 ? "" : ",", t->id);
-        json_number(out, "logit", (double)t->logit, ", ");
-        json_number(out, "probability", t->probability, ", \"token\": ");
+        const char* bytes = tokenizer_decode(tokenizer, top[k].id, &size);
+        fprintf(out, "%s{\"id\": %d, ", k == 0 ? "" : ", ", top[k].id);
+        json_number(out, "logit", (double)top[k].logit, ", ");
+        json_number(out, "probability", top[k].probability, ", \"token\": ");
         json_quoted(out, bytes, size);
         fputc('}', out);
     }
-    fputs("],\n", out);
+    fputc(']', out);
+}
+
+static void print_top(FILE* out, const Generation* g) {
+    if (g->top == NULL) return;
+    fputs("  ", out);
+    json_top(out, g->tokenizer, g->top, g->options->top);
+    fputs(",\n", out);
 }
 
 static bool print_samples(FILE* out, const Generation* g) {

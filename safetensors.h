@@ -13,7 +13,7 @@ enum { SAFETENSORS_MAX_RANK = 8 };
 typedef struct {
     const char* name;          // owned by the file's header
     const char* dtype;         // "F32", "BF16", ...
-    const unsigned char* data; // row major, little-endian; aligned to nothing, since headers of odd length exist
+    const unsigned char* data; // row major, little-endian; at any alignment: headers may have odd length
     size_t offset;             // of the data in the file
     size_t bytes;
     size_t rank;
@@ -29,7 +29,7 @@ typedef struct {
 // Is it meant to be such a file, by its first bytes or by its name?
 bool is_safetensors(const MappedFile* file, const char* path);
 
-// Reads and checks the header: at most 100,000,000 bytes, an object without duplicate keys; every tensor has a known
+// Reads and checks the header: at most 4 MiB, an object without duplicate keys; every tensor has a known
 // dtype, a shape whose checked product times the dtype's size is its number of bytes, and a place that is a multiple
 // of that size; the tensors fill the data without hole, overlap or rest. The entries point into `file`.
 // Release with safetensors_free().

@@ -43,13 +43,15 @@ double sampler_uniform(Sampler* sampler);
 // Likeliest token, the lowest id among equals; a NaN is never the likeliest.
 int sampler_argmax(const float* logits, int V);
 
-// The K likeliest tokens of logits (V) in falling order, the lower id first among equals: ids (K) and
-// probabilities (K) under softmax. Needs K <= V.
+// A token with its probability under softmax.
 typedef struct {
     int id;
     float logit;
     double probability;
 } TopToken;
+
+// out (K): the K likeliest tokens of logits (V) in falling order, the lower id first among equals. Needs K <= V. False
+// with the error filled in when memory is short.
 bool sampler_top(TopToken* out, int K, const float* logits, int V, Error* error);
 
 #ifdef __cplusplus

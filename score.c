@@ -13,6 +13,8 @@
 #include "inspect.h"
 #include "open_device.h"
 #include "print.h"
+#include "progress.h"
+#include "weights.h"
 
 enum { ROWS = 64 }; // positions whose logits are computed together
 
@@ -28,6 +30,7 @@ typedef struct {
     int judged;   // tokens
     double nll;   // sum over them
     int reported; // positions printed
+    Progress progress;
     // What the guide computes: the mean of each window weighted with one less than the tokens that it judges, because
     // its loss function shifts the labels by one.
     double guide_nll;
@@ -96,16 +99,9 @@ static void print_json_row(FILE* out, const Scorer* s, int position, const NextT
         json_number(out, "probability", exp(-next->nll), ", ");
         json_number(out, "nll", next->nll, "}");
     }
-    fputs(",\n     \"top\": [", out);
-    for (int k = 0; k < g->options->top; k++) {
-        const TopToken* t = &s->top[k];
-        fprintf(out, "%s{\"id\": %d, ", k == 0 ? "" : ", ", t->id);
-        json_number(out, "logit", (double)t->logit, ", ");
-        json_number(out, "probability", t->probability, ", \"token\": ");
-        print_token(out, g, t->id);
-        fputc('}', out);
-    }
-    fputs("]}", out);
+    fputs(",\n     ", out);
+    json_top(out, g->tokenizer, s->top, g->options->top);
+    fputc('}', out);
 }
 
 // Judges the token after `position` by the logits (V) at it; in_guide: the guide's windows judge it too.
@@ -116,8 +112,7 @@ static bool score_position(Scorer* s, int position, const float* logits, bool in
     if (position + 1 < g->num_prompt) {
         next = judge(logits, V, g->prompt_tokens[position + 1]);
         if (!isfinite(next.nll)) {
-            return fail(error, "%s: its logits are not finite after %d tokens; the weights are damaged, see --info -v",
-                        g->paths.model, position + 1);
+            return weights_fail_damaged(&g->model, g->paths.model, error);
         }
         s->nll += next.nll;
         s->judged++;
@@ -150,6 +145,7 @@ static bool score_window(Scorer* s, int begin, int first, int last, int end, Err
         for (int t = 0; t < run.T; t++) {
             if (!score_position(s, p + t, s->logits + (size_t)t * V, p + t + 1 < end, error)) return false;
         }
+        progress_add(&s->progress, (size_t)run.T);
     }
     s->windows++;
     return true;
@@ -229,7 +225,11 @@ bool score_prompt(const Generation* g, TextOutput* out, Error* error) {
         ok = s.top != NULL ? text_write(out, rows, sizeof rows - 1, error)
                            : text_write(out, start, sizeof start - 1, error);
     }
-    ok = ok && score_windows(&s, error) && print_summary(&s, error);
+    bool is_silent = s.top == NULL && !g->options->quiet; // until the summary: positions would be printed between
+    s.progress = progress_start("scoring", (size_t)g->num_prompt, is_silent);
+    ok = ok && score_windows(&s, error);
+    progress_end(&s.progress);
+    ok = ok && print_summary(&s, error);
     close_device(&s.device);
     free(s.logits);
     free(s.top);

@@ -1,5 +1,6 @@
 #include "utils.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -42,6 +43,28 @@ double seconds_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+bool all_finite(const float* numbers, size_t n) {
+    int other = 0; // without an early end, so that the loop becomes vectors
+    for (size_t i = 0; i < n; i++) other |= !isfinite(numbers[i]);
+    return other == 0;
+}
+
+static int by_value(const void* left, const void* right) {
+    double a = *(const double*)left, b = *(const double*)right;
+    return (a > b) - (a < b);
+}
+
+void sort_numbers(double* numbers, size_t n) {
+    qsort(numbers, n, sizeof *numbers, by_value);
+}
+
+double quantile(const double* sorted, size_t n, double p) {
+    double rank = p * (double)(n - 1);
+    size_t below = (size_t)rank;
+    double share = rank - (double)below;
+    return below + 1 < n ? sorted[below] * (1 - share) + sorted[below + 1] * share : sorted[n - 1];
 }
 
 unsigned long long hash_bytes(const void* data, size_t n) {

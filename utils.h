@@ -27,6 +27,15 @@ void* allocate(size_t count, size_t size, const char* what, Error* error);
 // Seconds since some fixed moment, from the monotonic clock.
 double seconds_now(void);
 
+// Are all n numbers finite?
+bool all_finite(const float* numbers, size_t n);
+
+// Sorts n numbers in rising order.
+void sort_numbers(double* numbers, size_t n);
+
+// The p-quantile of n sorted numbers, n > 0, between its two neighbours in proportion; 0.5: the median.
+double quantile(const double* sorted, size_t n, double p);
+
 // FNV-1a, 64 bit, of n bytes: the fingerprint that the report prints for logits.
 unsigned long long hash_bytes(const void* data, size_t n);
 

@@ -10,6 +10,7 @@
 #include "npy.h"
 #include "open_device.h"
 #include "print.h"
+#include "progress.h"
 #include "trace.h"
 #include "weights.h"
 
@@ -102,7 +103,7 @@ static bool trace_run(Trace* trace, Contender* contender, const GPT2Model* model
     DeviceOptions options = {.max_seq_len = g->num_prompt,
                              .max_batch = 1,
                              .num_threads = g->threads,
-                             .kernels = contender->kernels,
+                             .kernels = contender->api == &gpt2_cpu ? contender->kernels : NULL,
                              .gpu = contender->gpu,
                              .dtype = contender->dtype,
                              .cpu_logits = g->options->cpu_logits,
@@ -156,7 +157,10 @@ static bool read_reference(Verifier* v, const char* path, Error* error) {
     v->reference.logits = npy_read(path, &rows, &cols, error);
     if (v->reference.logits == NULL) return false;
     snprintf(v->name, sizeof v->name, "logits of the file");
-    if (rows == T && cols == V) return true;
+    if (rows == T && cols == V) {
+        return all_finite(v->reference.logits, T * V) ||
+               fail(error, "--verify: %s holds logits that are not finite, which are no reference", path);
+    }
     return fail(error,
                 "--verify: %s holds logits of %zu positions and %zu tokens, the prompt has %zu and the model %zu", path,
                 rows, cols, T, V);
@@ -209,6 +213,11 @@ static bool measure_amplification(Verifier* v, const Trace* trace, const GPT2Mod
     return ok;
 }
 
+// What is not finite can be compared with nothing.
+static bool check_reference(const Trace* trace, const GPT2Model* model, const char* path, Error* error) {
+    return all_finite(trace->logits, (size_t)trace->T * (size_t)trace->V) || weights_fail_damaged(model, path, error);
+}
+
 // Runs the reference, and measures the amplification on it; where logits from a file are the reference, on the model.
 static bool run_reference(Verifier* v, bool has_file, Error* error) {
     const Generation* g = v->g;
@@ -217,7 +226,8 @@ static bool run_reference(Verifier* v, bool has_file, Error* error) {
     Trace own = {0};
     if (has_file && !read_reference(v, g->options->reference, error)) return false;
     if (!load(&model, path, DTYPE_F32, g, error)) return false;
-    bool ok = run_portable(&own, &model, g, error) && measure_amplification(v, &own, &model, error);
+    bool ok = run_portable(&own, &model, g, error) && check_reference(&own, &model, path, error) &&
+              measure_amplification(v, &own, &model, error);
     v->file_dtype = model.file_dtype;
     checkpoint_free(&model);
     if (has_file) {
@@ -345,6 +355,7 @@ static bool can_express(const GPT2Model* model, DType dtype) {
 // weights is passed over, unless it was asked for.
 static bool run_contenders(Verifier* v, Error* error) {
     GPT2Model model = {0};
+    Progress progress = progress_start("verifying", (size_t)v->num_contenders, !v->g->options->quiet);
     bool ok = true, is_loaded = false;
     for (int i = 0; ok && i < v->num_contenders; i++) {
         Contender* c = &v->contenders[i];
@@ -357,7 +368,9 @@ static bool run_contenders(Verifier* v, Error* error) {
         if (is_loaded) ok = run_contender(c, v, &model, error);
         else if (!v->g->options->keep_dtype || can_express(&v->g->model, c->dtype))
             ok = fail(error, "%s", c->why_not.text);
+        progress_add(&progress, 1);
     }
+    progress_end(&progress);
     if (is_loaded) checkpoint_free(&model);
     return ok;
 }
@@ -473,20 +486,6 @@ static void print_text(Page* page, const Verifier* v, bool passed) {
     fputs(passed ? "PASSED\n" : "FAILED\n", out);
 }
 
-static void json_top(FILE* out, const Verifier* v, const TopToken* top) {
-    fputs("\"top\": [", out);
-    for (int k = 0; k < v->num_top; k++) {
-        size_t size;
-        const char* bytes = tokenizer_decode(v->g->tokenizer, top[k].id, &size);
-        fprintf(out, "%s{\"id\": %d, ", k == 0 ? "" : ", ", top[k].id);
-        json_number(out, "logit", (double)top[k].logit, ", ");
-        json_number(out, "probability", top[k].probability, ", \"token\": ");
-        json_quoted(out, bytes, size);
-        fputc('}', out);
-    }
-    fputs("]", out);
-}
-
 static void json_contender(FILE* out, const Verifier* v, const Contender* c) {
     const Difference* d = &c->difference;
     fputs("    {", out);
@@ -505,7 +504,7 @@ static void json_contender(FILE* out, const Verifier* v, const Contender* c) {
     json_number(out, "kl_mean", d->kl_mean, ", ");
     json_number(out, "kl_largest", d->kl_largest, ", ");
     fprintf(out, "\"same_argmax\": %d,\n     ", d->same_argmax);
-    json_top(out, v, c->top);
+    json_top(out, v->g->tokenizer, c->top, v->num_top);
     fputs(",\n     \"layers\": [", out);
     for (int l = 0; d->layers != NULL && l <= v->reference.L; l++) {
         fputs(l == 0 ? "{" : ", {", out);
@@ -528,7 +527,7 @@ static void print_json(FILE* out, const Verifier* v, bool passed) {
     fputs(",\n  \"reference\": {", out);
     json_text(out, "name", v->name);
     if (g->options->reference != NULL) json_text(out, "path", g->options->reference);
-    json_top(out, v, v->top);
+    json_top(out, v->g->tokenizer, v->top, v->num_top);
     fputs("},\n  \"contenders\": [\n", out);
     for (int i = 0; i < v->num_contenders; i++) {
         if (i > 0) fputs(",\n", out);

@@ -4,35 +4,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "checkpoint.h"
 #include "openmp.h"
 #include "pack.h"
 #include "processors.h"
+#include "progress.h"
 
 _Static_assert(sizeof(size_t) >= 8, "sizes of checkpoints need 64 bits");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "weights are used as the little-endian files hold them");
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Progress on a terminal, once the work has taken a second
-
-typedef struct {
-    double start;
-    size_t done, total; // elements
-    bool is_shown;
-} Progress;
-
-static void progress_add(Progress* progress, size_t elements) {
-    progress->done += elements;
-    if (!progress->is_shown && (seconds_now() - progress->start < 1.0 || !isatty(STDERR_FILENO))) return;
-    progress->is_shown = true;
-    fprintf(stderr, "\rloading: %3zu %%", progress->done * 100 / progress->total);
-}
-
-static void progress_end(const Progress* progress) {
-    if (progress->is_shown) fprintf(stderr, "\r\033[K");
-}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Conversion of one layer of one parameter
@@ -208,7 +188,7 @@ static bool convert_parameters(GPT2Model* model, const SourceTensor* sources, bo
     size_t scratch_size = TILE * (4 * (size_t)model->config.channels + TILE_PAD); // 4C: the longest row, fcprojw's
     float* scratch = allocate((size_t)omp_get_max_threads() * scratch_size, sizeof(float), "loading", error);
     if (scratch == NULL) return false;
-    Progress progress = {.start = seconds_now(), .total = model->num_parameters};
+    Progress progress = progress_start("loading", model->num_parameters, model->shows_progress);
     bool ok = true;
     for (int id = 0; ok && id < NUM_PARAMETERS; id++) {
         const SourceTensor* source = &sources[source_index(&model->config, id, 0)];
@@ -310,4 +290,12 @@ bool weights_find_damage(const GPT2Model* model, Error* found) {
     }
     free(row);
     return false;
+}
+
+bool weights_fail_damaged(const GPT2Model* model, const char* path, Error* error) {
+    Error found;
+    if (weights_find_damage(model, &found)) {
+        return fail(error, "%s: its logits are not finite: %s; the file is damaged", path, found.text);
+    }
+    return fail(error, "%s: its logits are not finite, though all weights are: these are too large for GPT-2", path);
 }

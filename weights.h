@@ -44,4 +44,7 @@ size_t first_unfit(const float* in, DType dtype, size_t n);
 // the number and its place. A pass over all weights: for a model whose logits have shown that something is wrong.
 bool weights_find_damage(const GPT2Model* model, Error* found);
 
+// The error of a model whose logits are not finite: names the first damaged weight. Always false.
+bool weights_fail_damaged(const GPT2Model* model, const char* path, Error* error);
+
 #endif

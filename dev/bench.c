@@ -155,7 +155,7 @@ static void bench_decode(Bench* b, int depth, int n) {
     // keys and values of all layers at the middle of the run
     double cache = 2.0 * c->num_layers * c->channels * (depth + n / 2.0) * (b->model.dtype == DTYPE_F32 ? 4 : 2);
     Row row = {.name = name, .depth = depth, .tokens = n, .per_second = 1, .unit = "tokens/s"};
-    row.bytes = (double)gpt2_bytes_per_token(&b->model) + cache;
+    row.bytes = (double)gpt2_bytes_per_token(&b->model, b->model.dtype) + cache;
     if (o->peer != NULL) peer_choose_flags(o, row.peer_flags, 0, n, depth);
     if (depth > 0) run_seconds(b, b->device, 0, depth);
     for (int i = 0; i < o->repeats; i++) {
@@ -324,7 +324,7 @@ static void bench_open(Bench* b) {
     const GPT2Config* c = &b->model.config;
     DeviceOptions options = {
         .max_seq_len = c->max_seq_len, .max_batch = 1, .num_threads = o->threads, .kernels = o->kernels};
-    b->buffer_bytes = gpt2_bytes_per_token(&b->model) / 64 * 64;
+    b->buffer_bytes = gpt2_bytes_per_token(&b->model, b->model.dtype) / 64 * 64;
     b->device = gpt2_cpu.open(&b->model, &options, &error);
     b->logits = allocate((size_t)c->vocab_size, sizeof *b->logits, "logits", &error);
     b->tokens = allocate((size_t)c->max_seq_len, sizeof *b->tokens, "tokens", &error);

@@ -22,15 +22,10 @@ void times_add(Times* t, double value) {
     t->values[t->n++] = value;
 }
 
-static int compare_values(const void* a, const void* b) {
-    double x = *(const double*)a, y = *(const double*)b;
-    return (x > y) - (x < y);
-}
-
 // The values in rising order.
 static Times sorted(const Times* t) {
     Times s = *t;
-    qsort(s.values, (size_t)s.n, sizeof *s.values, compare_values);
+    sort_numbers(s.values, (size_t)s.n);
     return s;
 }
 

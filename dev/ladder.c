@@ -327,7 +327,7 @@ static void decode_ladder(Ladder* l) {
         {"the program's kernels, q8", DTYPE_Q8, NULL, true, true, 6e-2},
     };
     Error error;
-    size_t V = (size_t)l->models[DTYPE_F32].config.vocab_size, most = gpt2_bytes_per_token(&l->models[DTYPE_F32]);
+    size_t V = (size_t)l->models[DTYPE_F32].config.vocab_size, most = gpt2_bytes_per_token(&l->models[DTYPE_F32], DTYPE_F32);
     float* before = allocate(V, sizeof *before, "logits", &error);
     char* buffer = allocate(most, 1, "buffer", &error);
     if (before == NULL || buffer == NULL) die(&error);
@@ -335,7 +335,7 @@ static void decode_ladder(Ladder* l) {
     printf("decode: the products of one token, %d thread%s\n", l->threads, l->threads == 1 ? "" : "s");
     for (int s = 0; s < (int)(sizeof steps / sizeof *steps); s++) {
         const Step* step = &steps[s];
-        size_t bytes = gpt2_bytes_per_token(&l->models[step->dtype]);
+        size_t bytes = gpt2_bytes_per_token(&l->models[step->dtype], step->dtype);
         int repeats = s < 3 ? (l->repeats + 2) / 3 : l->repeats; // the slow ones vary less
         Times t = {.n = 0}, bandwidth = {.n = 0};
         token_seconds(l, step);
