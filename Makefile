@@ -7,8 +7,9 @@ ifeq ($(origin CC),default)
 CC := gcc
 endif
 PREFIX ?= /usr/local
-BUILD  ?= build
-GPT2   ?= gpt2
+# not from the environment, where these names may mean something else
+BUILD  := build
+GPT2   := gpt2
 Q      := $(if $(V),,@)
 
 MAKEFLAGS += --no-builtin-rules
@@ -194,8 +195,9 @@ test-faults:
 run: all
 	./gpt2 -m models/fairytales.bin -p "Once upon a time" -n 120 --temp 0.8 --top-p 0.9 -s 15
 
+GPT2_PATH = $(if $(filter /%,$(GPT2)),$(GPT2),$(CURDIR)/$(GPT2))
 test: all $(BUILD)/test_gpt2
-	GPT2_PROGRAM=$(abspath $(GPT2)) $(BUILD)/test_gpt2
+	GPT2_PROGRAM="$(GPT2_PATH)" $(BUILD)/test_gpt2
 
 check: test
 
@@ -206,14 +208,14 @@ ladder: $(BUILD)/ladder
 	$(BUILD)/ladder
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/gpt2/models $(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 755 gpt2 $(DESTDIR)$(PREFIX)/bin/gpt2
-	install -m 644 models/fairytales.bin models/fairytales_tokenizer.bin $(DESTDIR)$(PREFIX)/share/gpt2/models
-	install -m 644 gpt2.1 $(DESTDIR)$(PREFIX)/share/man/man1/gpt2.1
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/share/gpt2/models" "$(DESTDIR)$(PREFIX)/share/man/man1"
+	install -m 755 gpt2 "$(DESTDIR)$(PREFIX)/bin/gpt2"
+	install -m 644 models/fairytales.bin models/fairytales_tokenizer.bin "$(DESTDIR)$(PREFIX)/share/gpt2/models"
+	install -m 644 gpt2.1 "$(DESTDIR)$(PREFIX)/share/man/man1/gpt2.1"
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/gpt2 $(DESTDIR)$(PREFIX)/share/man/man1/gpt2.1
-	rm -rf $(DESTDIR)$(PREFIX)/share/gpt2
+	rm -f "$(DESTDIR)$(PREFIX)/bin/gpt2" "$(DESTDIR)$(PREFIX)/share/man/man1/gpt2.1"
+	rm -rf "$(DESTDIR)$(PREFIX)/share/gpt2"
 
 clean:
 	rm -rf $(BUILD) gpt2

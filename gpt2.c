@@ -152,6 +152,13 @@ static bool check_vocabulary(const Generation* g, Error* error) {
                 g->paths.model, V, g->paths.tokenizer, tokens);
 }
 
+// Nobody should take the small model's figures for GPT-2's.
+static void tell_bundled(const Generation* g) {
+    if (!g->paths.is_bundled || g->options->quiet) return;
+    fprintf(stderr, "gpt2: no GPT-2 checkpoint was found, this is the small model that comes with the program; "
+                    "scripts/download_gpt2.sh 124M fetches GPT-2\n");
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // The prompt, as tokens.
 
@@ -499,10 +506,6 @@ static void print_notes(const Generation* g) {
     const Options* options = g->options;
     const SamplerOptions* s = &options->sampler;
     if (options->quiet) return;
-    if (g->paths.is_bundled) {
-        fprintf(stderr, "gpt2: no GPT-2 checkpoint was found, this is the small model that comes with the program; "
-                        "scripts/download_gpt2.sh 124M fetches GPT-2\n");
-    }
     if (s->temperature <= 0 && (s->top_k > 0 || s->top_p < 1 || s->min_p > 0)) {
         fprintf(stderr, "gpt2: --top-k, --top-p and --min-p have no effect without --temp: "
                         "the likeliest token is always taken\n");
@@ -578,6 +581,7 @@ static bool prepare(Generation* g, int* status, Error* error) {
         if (!checkpoint_load(&g->model, g->paths.model, true, options->dtype, &worse)) *error = worse;
     }
     if (!found && !(lacks_tokenizer && needs_no_prompt)) return false;
+    tell_bundled(g);
     if (!load_model(g, error)) return false;
     if (found && (!load_tokenizer(g, error) || !check_vocabulary(g, error))) return false;
     *status = EXIT_USAGE;
@@ -661,6 +665,11 @@ static void report_save(const Generation* g) {
     Error ignored;
     if (options->quiet) return;
     fprintf(stderr, "gpt2: %s: %s with weights in %s\n", options->save, g->paths.model, dtype_names[g->model.dtype]);
+    if (g->model.dtype == DTYPE_BF16 && g->model.file_dtype != DTYPE_BF16) {
+        fprintf(stderr, "gpt2: %s: its biases and LayerNorms are rounded too, as llm.c's bf16 has them; "
+                        "--dtype bf16z keeps them in f32\n",
+                options->save);
+    }
     if (!checkpoint_find(&paths, options->save, NULL, &ignored) && g->tokenizer != NULL) {
         fprintf(stderr, "gpt2: %s: no tokenizer lies beside it; run it with -T %s\n", options->save,
                 g->paths.tokenizer);
@@ -690,10 +699,11 @@ static int run_tokens(const Options* options, TextOutput* out) {
     Generation g = {.options = options};
     Error error;
     size_t num_tokens = 0;
-    bool ok = checkpoint_find(&g.paths, options->model, options->tokenizer, &error) &&
-              prompt_read(&g.prompt, options, LONGEST_PROMPT, &error) && load_tokenizer(&g, &error) &&
-              check_whole(&g.prompt, &error) && encode_prompt(&g, &num_tokens, &error) &&
-              report_tokens(g.prompt_tokens, num_tokens, out, &error);
+    bool ok = checkpoint_find(&g.paths, options->model, options->tokenizer, &error);
+    if (ok) tell_bundled(&g);
+    ok = ok && prompt_read(&g.prompt, options, LONGEST_PROMPT, &error) && load_tokenizer(&g, &error) &&
+         check_whole(&g.prompt, &error) && encode_prompt(&g, &num_tokens, &error) &&
+         report_tokens(g.prompt_tokens, num_tokens, out, &error);
     generation_free(&g);
     return ok ? EXIT_SUCCESS : exit_with(EXIT_FAILURE, &error);
 }

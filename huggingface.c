@@ -285,6 +285,19 @@ static bool check_head(const Collection* collection, bool is_tied, const char* p
                 path);
 }
 
+// The type of all matrices or, where they have several, the one that holds any of them.
+static DType common_dtype(const Collection* collection) {
+    DType first = collection->sources[source_index(&collection->config, WTE, 0)].tensor.dtype;
+    for (int id = 0; id < NUM_PARAMETERS; id++) {
+        ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &collection->config);
+        for (size_t layer = 0; shape.kind != VECTOR && layer < shape.layers; layer++) {
+            if (collection->sources[source_index(&collection->config, id, layer)].tensor.dtype != first)
+                return DTYPE_F32;
+        }
+    }
+    return first;
+}
+
 // Loads what the shards hold, given a checked configuration. `path` is what the user gave.
 static bool load_shards(GPT2Model* model, const HfConfig* hf, const Shard* shards, size_t num_shards, const char* path,
                         bool keep_dtype, DType dtype, Error* error) {
@@ -301,7 +314,7 @@ static bool load_shards(GPT2Model* model, const HfConfig* hf, const Shard* shard
     ok = ok && check_complete(&collection, path, error) && check_head(&collection, hf->is_tied, path, error);
     if (ok) {
         model->config = hf->config;
-        model->file_dtype = collection.sources[source_index(&hf->config, WTE, 0)].tensor.dtype;
+        model->file_dtype = common_dtype(&collection);
         if (keep_dtype) dtype = model->file_dtype;
         ok = weights_from_sources(model, collection.sources, dtype, false, path, error);
     }

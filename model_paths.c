@@ -194,6 +194,9 @@ bool checkpoint_find(ModelPaths* paths, const char* model, const char* tokenizer
     if (!find_model(paths, model, error)) return false;
     if (tokenizer == NULL) return find_tokenizer(paths, error);
     if (strlen(tokenizer) >= sizeof paths->tokenizer) return fail(error, "--tokenizer: the path is too long");
-    if (!exists(tokenizer)) return fail(error, "%s: %s", tokenizer, strerror(errno));
+    if (!exists(tokenizer)) {
+        return fail(error, "--tokenizer \"%s\": %s; without it, what lies beside the model is used", tokenizer,
+                    strerror(errno));
+    }
     return choose(paths->tokenizer, tokenizer);
 }

@@ -150,7 +150,10 @@ static uint64_t seed_from_clock(void) {
 }
 
 static bool read_seed(uint64_t* out, const char* value, Error* error) {
-    if (strcmp(value, "-1") == 0) return true; // stays the clock's
+    if (strcmp(value, "-1") == 0) {
+        *out = seed_from_clock();
+        return true;
+    }
     char* end;
     unsigned long long number = strtoull(value, &end, 10);
     char canonical[32];
@@ -176,9 +179,9 @@ static bool read_dtype(Options* options, const char* value, Error* error) {
 
 static bool read_device(Options* options, const char* value, Error* error) {
     options->device = strcmp(value, "auto") == 0 ? DEVICE_AUTO : strcmp(value, "cpu") == 0 ? DEVICE_CPU : DEVICE_GPU;
+    options->gpu = strncmp(value, "gpu:", 4) == 0 ? (int)strtol(value + 4, NULL, 10) : 0;
     if (options->device != DEVICE_GPU) return true;
     char canonical[32];
-    options->gpu = strncmp(value, "gpu:", 4) == 0 ? (int)strtol(value + 4, NULL, 10) : 0;
     snprintf(canonical, sizeof canonical, "gpu:%d", options->gpu);
     if (strcmp(value, "gpu") != 0 && (strcmp(value, canonical) != 0 || options->gpu < 0)) {
         return fail(error, "--device: \"%s\" is none of auto, cpu, gpu, gpu:N", value);
@@ -323,6 +326,7 @@ static bool check_belongings(Options* options, Action action, Error* error) {
         {"--repeat-penalty", s->repeat_penalty != 1, TEXTS, NULL},
         {"--ignore-eos", options->ignore_eos, TEXTS, NULL},
         {"--no-echo", options->no_echo, TEXTS, NULL},
+        {"--layers", options->layers > 0, ~(ON(ACTION_INFO) | ON(ACTION_TOKENS) | ON(ACTION_LIST_DEVICES)), NULL},
         {"--cpu-logits", options->cpu_logits, TEXTS | scores | ON(ACTION_VERIFY) | ON(ACTION_PROFILE), NULL},
     };
     for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++) {
@@ -341,8 +345,10 @@ static bool check_combination(Options* options, Error* error) {
     }
     if (options->quiet && options->verbose) return fail(error, "-q and -v contradict each other; use one of them");
     if (options->logits != NULL && *options->logits == '\0') return fail(error, "--logits: the file's name is empty");
-    if (options->all && (options->top == 0 || options->action != ACTION_GENERATE)) {
-        return fail(error, "--all belongs to --top K; --perplexity alone prints no positions");
+    bool scores = options->action == ACTION_GENERATE || options->action == ACTION_SCORE;
+    if (options->all && (options->top == 0 || !scores)) return fail(error, "--all belongs to --top K");
+    if (options->action == ACTION_SCORE && options->top > 0 && !options->all) {
+        return fail(error, "--top with --perplexity is for every position: add --all");
     }
     return check_belongings(options, options->all ? ACTION_SCORE : options->action, error);
 }

@@ -79,11 +79,13 @@ int cpu_physical_cores(void) {
 }
 
 int cpu_threads(int asked) {
-#ifndef _OPENMP
-    asked = 1;
+    int threads = asked > 0 ? asked : cpu_physical_cores(), most = cpu_processors();
+#ifdef _OPENMP
+    if (omp_get_thread_limit() < most) most = omp_get_thread_limit();
+#else
+    most = 1;
 #endif
-    int threads = asked > 0 ? asked : cpu_physical_cores(), processors = cpu_processors();
-    return threads < processors ? threads : processors;
+    return threads < most ? threads : most;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

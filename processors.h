@@ -9,7 +9,8 @@ int cpu_processors(void);
 int cpu_physical_cores(void);
 
 // The number of threads to run with when `asked` are asked for, 0 for the default: no more than there are processors
-// that this process may run on, for more would only wait for each other. One in a build without OpenMP.
+// that this process may run on, for more would only wait for each other. No more than OMP_THREAD_LIMIT either;
+// one in a build without OpenMP.
 int cpu_threads(int asked);
 
 // Threads that wake together often wake on one processor, and the system takes 10 ms and more to part them. Wakes the

@@ -67,8 +67,10 @@ static bool prefill(Profiler* p, double* seconds, Error* error) {
     double start = seconds_now();
     if (!api->forward(p->device.handle, &run, 1, p->logits, error)) return false;
     *seconds = seconds_now() - start;
+    size_t V = (size_t)g->model.config.vocab_size;
+    if (!all_finite(p->logits, V)) return weights_fail_damaged(&g->model, g->paths.model, error);
     for (int b = 0; b < p->B; b++) {
-        p->next[b] = sampler_argmax(p->logits, g->model.config.vocab_size);
+        p->next[b] = sampler_argmax(p->logits, (int)V);
         if (b > 0 && !api->copy_cache(p->device.handle, b, 0, g->num_prompt, error)) return false;
     }
     return true;

@@ -48,7 +48,7 @@ static bool read_patiently(Prompt* prompt, int fd, const char* where, bool is_qu
 // O_NONBLOCK: opening a pipe must not wait for its writer without a word. Reading then waits by poll().
 static bool read_file(Prompt* prompt, const char* path, bool is_quiet, size_t limit, Error* error) {
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0) return fail(error, "-f %s: cannot open the prompt: %s", path, strerror(errno));
+    if (fd < 0) return fail(error, "-f \"%s\": cannot open the prompt: %s", path, strerror(errno));
     int flags = fcntl(fd, F_GETFL);
     bool ok = flags >= 0 && fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) == 0;
     if (!ok) fail(error, "-f %s: cannot open the prompt: %s", path, strerror(errno));

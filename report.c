@@ -126,9 +126,13 @@ static void print_sampling(const Generation* g) {
 
 static void print_prompt(const Generation* g) {
     enum { SHOWN = 200 };
+    size_t shown = g->prompt.length;
+    if (shown > SHOWN) { // whole characters
+        for (shown = SHOWN; shown > SHOWN - 4 && (g->prompt.text[shown] & 0xc0) == 0x80; shown--) {}
+    }
     fprintf(stderr, "Prompt: ");
     if (g->prompt.length == 0) fprintf(stderr, "<|endoftext|>");
-    print_escaped(stderr, g->prompt.text, g->prompt.length < SHOWN ? g->prompt.length : SHOWN, 0);
+    print_escaped(stderr, g->prompt.text, shown, 0);
     if (g->prompt.length > SHOWN) fprintf(stderr, "... (%zu bytes)", g->prompt.length);
     fprintf(stderr, "\n");
 }

@@ -109,11 +109,9 @@ static bool score_position(Scorer* s, int position, const float* logits, bool in
     const Generation* g = s->g;
     int V = g->model.config.vocab_size;
     NextToken next = {.id = -1};
+    if (!all_finite(logits, (size_t)V)) return weights_fail_damaged(&g->model, g->paths.model, error);
     if (position + 1 < g->num_prompt) {
         next = judge(logits, V, g->prompt_tokens[position + 1]);
-        if (!isfinite(next.nll)) {
-            return weights_fail_damaged(&g->model, g->paths.model, error);
-        }
         s->nll += next.nll;
         s->judged++;
         if (in_guide) s->window_nll += next.nll, s->window_judged++;
@@ -137,7 +135,7 @@ static bool score_window(Scorer* s, int begin, int first, int last, int end, Err
     int slot = 0, before = first - begin;
     TokenRun run = {.tokens = g->prompt_tokens + begin, .slots = &slot, .B = 1, .T = before, .position = 0};
     if (before > 0 && !s->device.api->forward(s->device.handle, &run, 0, NULL, error)) return false;
-    for (int p = first; p < last; p += run.T) {
+    for (int p = first; p < last && !s->out->is_closed; p += run.T) {
         run.tokens = g->prompt_tokens + p;
         run.T = last - p < ROWS ? last - p : ROWS;
         run.position = p - begin;
@@ -153,7 +151,7 @@ static bool score_window(Scorer* s, int begin, int first, int last, int end, Err
 
 static bool score_windows(Scorer* s, Error* error) {
     int n = s->g->num_prompt, scored = 0; // positions
-    for (int begin = 0, end = 0; end < n; begin += s->stride) {
+    for (int begin = 0, end = 0; end < n && !s->out->is_closed; begin += s->stride) {
         int judged_before = end; // tokens
         end = begin + s->window < n ? begin + s->window : n;
         // The last position of a window predicts the first token of the next one, which judges it with more before it,
@@ -179,6 +177,7 @@ static bool print_summary(const Scorer* s, Error* error) {
     bool has_windows = s->windows > 1 && s->guide_tokens > 0;
     if (g->options->json) {
         fputs(s->top != NULL ? "],\n  " : "  ", page.out);
+        json_text(page.out, "model", g->paths.model);
         fprintf(page.out, "\"dtype\": \"%s\", ", dtype_names[s->device.dtype]);
         json_text(page.out, "device", s->device.api->describe(s->device.handle));
         fprintf(page.out, "\"tokens\": %d, \"judged\": %d, \"windows\": %d, \"context\": %d, \"stride\": %d, ",
@@ -188,8 +187,9 @@ static bool print_summary(const Scorer* s, Error* error) {
         json_number(page.out, "perplexity_window_means", has_windows ? exp(guide) : exp(mean), "\n}\n");
         return page_end(&page, s->out, error);
     }
-    fprintf(page.out, "%stokens: %d, judged: %d, by %s weights on %s\n", s->top != NULL ? "\n" : "", g->num_prompt,
-            s->judged, dtype_names[s->device.dtype], s->device.api->describe(s->device.handle));
+    fprintf(page.out, "%smodel: %s\ntokens: %d, judged: %d, by %s weights on %s\n", s->top != NULL ? "\n" : "",
+            g->paths.model, g->num_prompt, s->judged, dtype_names[s->device.dtype],
+            s->device.api->describe(s->device.handle));
     if (s->windows > 1) {
         fprintf(page.out, "windows: %d of %d tokens, stride %d\n", s->windows, s->window, s->stride);
     }

@@ -297,5 +297,7 @@ bool weights_fail_damaged(const GPT2Model* model, const char* path, Error* error
     if (weights_find_damage(model, &found)) {
         return fail(error, "%s: its logits are not finite: %s; the file is damaged", path, found.text);
     }
-    return fail(error, "%s: its logits are not finite, though all weights are: these are too large for GPT-2", path);
+    return fail(error,
+                "%s: its logits are not finite, though all weights are: its activations are too large for %s weights%s",
+                path, dtype_names[model->dtype], model->dtype == DTYPE_F32 ? "" : "; try --dtype f32");
 }

@@ -273,26 +273,33 @@ static void test_flag_table(const Limits* l) {
 // Damaged weights reach the logits
 
 static void test_damaged_weights(const Limits* l) {
+    static const char* const runs[] = {"-n3", "--dtype=q8", "--perplexity", "--profile", "--verify"};
+    enum { RUNS = sizeof runs / sizeof *runs };
     Toy toy = toy_make(toy_config, 7, true);
     Outcome plain = RUN(l, "-m", "toy.bin", "-p", "ab", "-n", "3", "-q");
     int right = 0, n = 0;
     for (int id = 0; id < NUM_PARAMETERS; id++) {
         ParameterShape shape = gpt2_parameter_shape((ParameterId)id, &toy_config);
-        for (int i = 0; i < 2; i++, n++) {
+        for (int i = 0; i < 2; i++) {
             float* weight = toy_tensor(&toy, (ParameterId)id, 0);
             float kept = *weight;
             *weight = i == 0 ? __builtin_nanf("") : __builtin_inff();
             write_model(l, "damaged.bin", &toy, 3);
             *weight = kept;
-            Outcome o = RUN(l, "-m", "damaged.bin", "-T", "toy_tokenizer.bin", "-p", "ab", "-n", "3", "-q");
             char expected[64];
             snprintf(expected, sizeof expected, "%s holds", shape.name);
-            right += fails_with(&o, 1, expected) && o.length == 0;
-            if (id == NUM_PARAMETERS - 1 && i == 1) printf("         %.*s\n", LAST_LINE(o.err));
+            for (int r = 0; r < RUNS; r++, n++) {
+                Outcome o = RUN(l, "-m", "damaged.bin", "-T", "toy_tokenizer.bin", "-p", "ab", "-q", runs[r]);
+                bool is_named = fails_with(&o, 1, expected) && o.length == 0;
+                right += is_named;
+                if (!is_named || n == 0) printf("         %s, %s: %.*s\n", shape.name, runs[r], LAST_LINE(o.err));
+            }
         }
     }
     test_check(l->t, right == n && plain.status == 0,
-               "a NaN or an infinity in any tensor ends the run before any text, and is named: %d of %d", right, n);
+               "a NaN or an infinity in any tensor ends a text, in bf16 or q8, a score, a profile and --verify with its "
+               "name: %d of %d",
+               right, n);
     float* weight = toy_tensor(&toy, LNFW, 0);
     float kept = *weight;
     *weight = 3e38f;
