@@ -1135,7 +1135,8 @@ matrix_attention(Activation out, const float* q, const void* keys, const void* v
     typedef typename Shape::Sums Sums;
     enum {
         LANES = Shape::LANES, KEY_TILE = Stream::KEY_TILE, CHUNKS = HEAD / CHUNK, KEY_CHUNKS = KEY_TILE / CHUNK, KEY_FRAGMENTS = KEY_TILE / FRAGMENT,
-        CHANNEL_FRAGMENTS = HEAD / FRAGMENT, BLOCK_QUERIES = ATTENTION_WAVES * FRAGMENT
+        CHANNEL_FRAGMENTS = HEAD / FRAGMENT, BLOCK_QUERIES = ATTENTION_WAVES * FRAGMENT,
+        WEIGHT_SCALE = 1 << 15 // so that small weights are no subnormal halves, which gfx90a takes for 0; the total has it too
     };
     __shared__ uint4 query_tile[BLOCK_QUERIES * CHUNKS], key_tile[KEY_TILE * CHUNKS], value_tile[HEAD * KEY_CHUNKS];
     __shared__ uint4 weight_tiles[ATTENTION_WAVES][FRAGMENT * KEY_CHUNKS]; // (queries, keys) of each wave
@@ -1204,7 +1205,7 @@ matrix_attention(Activation out, const float* q, const void* keys, const void* v
         for (int i = 0; i < KEY_FRAGMENTS * Shape::SUMS; i++) {
             int f = i / Shape::SUMS, j = i % Shape::SUMS, c = Shape::column_slot(j);
             int key = f * FRAGMENT + Shape::sum_row(lane, j);
-            float weight = expf(score[f][j] - largest[c]);
+            float weight = expf(score[f][j] - largest[c]) * WEIGHT_SCALE;
             part[c] += weight;
             weights[pack_place<KEY_CHUNKS>(Shape::sum_column(lane, j), key / CHUNK) * CHUNK + key % CHUNK] = float_to_half(weight);
         }
@@ -1291,21 +1292,28 @@ struct PickState {
 
 // The largest rank such that the tokens of that rank and above, among those of at least `floor`, reach `target` (at
 // least 1, at most what there is). The mass of a token is 1 when it is only counted. A radix search: the masses are
-// summed by the rank's next 8 bits, and the search goes on in the bin where the target is reached.
+// summed by the rank's next 8 bits, and the search goes on in the bin where the target is reached. Most logits share a few
+// bins, where thousands of atomic additions would come one after the other: a thread adds up what goes to the same bin.
 __device__ static __forceinline__ unsigned long long likeliest_until(PickState* state, const float* logits, int V,
                                                      unsigned long long floor, Mass target, bool is_counted,
                                                      float largest) {
     __syncthreads();
     if (threadIdx.x == 0) state->rank = 0, state->above = 0;
+#pragma unroll 1
     for (int shift = 56; shift >= 0; shift -= 8) {
         state->bins[threadIdx.x] = 0;
         __syncthreads();
         unsigned long long known = shift == 56 ? 0 : ~0ull << (shift + 8), rank = state->rank;
+        int held = 0;
+        Mass mass = 0; // still to be added to that bin
         for (int id = (int)threadIdx.x; id < V; id += DECODE_THREADS) {
             unsigned long long r = rank_of(logits[id], id);
             if (r == 0 || r < floor || (r & known) != rank) continue;
-            atomicAdd(&state->bins[r >> shift & 255], is_counted ? (Mass)1 : mass_of(logits[id], largest, 1));
+            int bin = (int)(r >> shift & 255);
+            if (bin != held && mass > 0) atomicAdd(&state->bins[held], mass), mass = 0;
+            held = bin, mass += is_counted ? (Mass)1 : mass_of(logits[id], largest, 1);
         }
+        if (mass > 0) atomicAdd(&state->bins[held], mass);
         __syncthreads();
         if (threadIdx.x == 0) {
             int bin = 255;
@@ -1608,27 +1616,43 @@ __device__ static __forceinline__ void touch(const float* a, const float* b, int
 #endif
 }
 
+// Steps in which a group goes through a row of channels, two to a lane, and how many it has under way together.
+enum { ROW_STEP = 2 * GROUP, ROW_STEPS = 12 };
+
+// ROW_STEPS steps of stage_x, from the lane's channel `at` on. WHOLE: all of them are channels, so that nothing is asked.
+template <int DTYPE, bool WAITS, bool WHOLE>
+__device__ static __forceinline__ float stage_steps(float sum, float* place, float* keep, const float* from, int at, int C, int stride) {
+    enum { STAGED_STEP = ROW_STEP / Format<DTYPE>::PACK * 4 };
+    float2 x[ROW_STEPS];
+    take<WAITS, ROW_STEPS>(x, [=](int i) {
+        Place whole = {from + at + i * ROW_STEP, true};
+        return WHOLE ? whole : place_in(from, at + i * ROW_STEP, C);
+    });
+#pragma unroll
+    for (int i = 0; i < ROW_STEPS; i++) {
+        if (!WHOLE && at + i * ROW_STEP >= stride) continue;
+        if (!WHOLE && at + i * ROW_STEP >= C) x[i] = make_float2(0, 0);
+        sum += x[i].x;
+        sum += x[i].y;
+        *(float2*)(place + i * STAGED_STEP) = x[i];
+        if (keep != NULL) *(float2*)(keep + at + i * ROW_STEP) = x[i];
+    }
+    return sum;
+}
+
 // A group brings x (stride), a row of C channels, to shared memory, and to `keep` unless that is NULL; zeros behind. The
 // sum of the lane's channels is returned.
 template <int DTYPE, bool WAITS>
 __device__ static __forceinline__ float stage_x(float* staged, float* keep, const float* from, int C, int stride) {
-    enum { N = 12 }; // 768 channels at once
-    enum { STEP = 2 * GROUP, STAGED_STEP = STEP / Format<DTYPE>::PACK * 4 };
-    int lane = opaque((int)threadIdx.x) % GROUP;
+    enum { ROUND = ROW_STEPS * ROW_STEP, STAGED_ROUND = ROUND / Format<DTYPE>::PACK * 4 }; // 768 channels
+    int lane = opaque((int)threadIdx.x) % GROUP, first = 0;
     float* place = staged + staged_index<DTYPE>(2 * lane, stride / Format<DTYPE>::PACK);
     float sum = 0;
-    for (int at = 2 * lane; at < stride; at += N * STEP, place += N * STAGED_STEP) {
-        float2 x[N];
-        take<WAITS, N>(x, [=](int i) { return place_in(from, at + i * STEP, C); });
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            if (at + i * STEP >= stride) continue;
-            if (at + i * STEP >= C) x[i] = make_float2(0, 0);
-            sum += x[i].x;
-            sum += x[i].y;
-            *(float2*)(place + i * STAGED_STEP) = x[i];
-            if (keep != NULL) *(float2*)(keep + at + i * STEP) = x[i];
-        }
+    for (; first + ROUND <= C; first += ROUND, place += STAGED_ROUND) {
+        sum = stage_steps<DTYPE, WAITS, true>(sum, place, keep, from, first + 2 * lane, C, stride);
+    }
+    for (; first < stride; first += ROUND, place += STAGED_ROUND) {
+        sum = stage_steps<DTYPE, WAITS, false>(sum, place, keep, from, first + 2 * lane, C, stride);
     }
     return sum;
 }
@@ -1657,32 +1681,43 @@ __device__ static __forceinline__ float stage_embedding(float* staged, float* ke
     return sum;
 }
 
+// staged_layernorm's two passes. WHOLE: all lanes have channels in every step, so that nothing is asked.
+template <int DTYPE, bool WHOLE>
+__device__ static __forceinline__ void layernorm_passes(float* place, float sum, const float* weight, const float* bias, int C) {
+    enum { STAGED_STEP = ROW_STEP / Format<DTYPE>::PACK * 4 };
+    int lane = opaque((int)threadIdx.x) % GROUP;
+    float squares = 0, mean = group_sum(sum) / (float)C;
+    float* at = place;
+#pragma unroll 4
+    for (int first = 0; first < C; first += ROW_STEP, at += STAGED_STEP) {
+        int e = first + 2 * lane;
+        if (!WHOLE && e >= C) break;
+        float2 v = *(const float2*)at;
+        squares += (v.x - mean) * (v.x - mean);
+        if (WHOLE || e + 1 < C) squares += (v.y - mean) * (v.y - mean);
+    }
+    float scale = 1.0f / sqrtf(group_sum(squares) / (float)C + 1e-5f);
+#pragma unroll 4
+    for (int first = 0; first < C; first += ROW_STEP, place += STAGED_STEP) {
+        int e = first + 2 * lane, second = WHOLE ? e + 1 : min(e + 1, C - 1);
+        if (!WHOLE && e >= C) break;
+        float2 v = *(const float2*)place;
+        v.x = (v.x - mean) * scale * weight[e] + bias[e];
+        v.y = WHOLE || second > e ? (v.y - mean) * scale * weight[second] + bias[second] : 0;
+        *(float2*)place = v;
+    }
+}
+
 // Of a row that the group has in shared memory, with the sum of the lane's channels, it makes
 //     (x - mean) / sqrt(variance + 1e-5) * weight + bias
 // over the C channels: LayerNorm, Ba et al. 2016.
 template <int DTYPE>
 __device__ static __forceinline__ void staged_layernorm(float* staged, float sum, const float* weight, const float* bias, int C,
                                                         int stride) {
-    enum { STAGED_STEP = 2 * GROUP / Format<DTYPE>::PACK * 4 };
     int lane = opaque((int)threadIdx.x) % GROUP;
     float* place = staged + staged_index<DTYPE>(2 * lane, stride / Format<DTYPE>::PACK);
-    float squares = 0, mean = group_sum(sum) / (float)C;
-    float* end = place;
-#pragma unroll 4
-    for (int e = 2 * lane; e < C; e += 2 * GROUP, end += STAGED_STEP) {
-        float2 v = *(const float2*)end;
-        squares += (v.x - mean) * (v.x - mean);
-        if (e + 1 < C) squares += (v.y - mean) * (v.y - mean);
-    }
-    float scale = 1.0f / sqrtf(group_sum(squares) / (float)C + 1e-5f);
-#pragma unroll 4
-    for (int e = 2 * lane; e < C; e += 2 * GROUP, place += STAGED_STEP) {
-        float2 v = *(const float2*)place;
-        int second = min(e + 1, C - 1);
-        v.x = (v.x - mean) * scale * weight[e] + bias[e];
-        v.y = second > e ? (v.y - mean) * scale * weight[second] + bias[second] : 0;
-        *(float2*)place = v;
-    }
+    if (C % ROW_STEP == 0) layernorm_passes<DTYPE, true>(place, sum, weight, bias, C);
+    else layernorm_passes<DTYPE, false>(place, sum, weight, bias, C);
 }
 
 // All readers bring `n` elements of a row, from element `first`, to shared memory; zeros up to `padded`.
@@ -1704,10 +1739,10 @@ __device__ static __forceinline__ void stage_row(float* staged, const float* fro
 // All readers put the ranges of a row's attention together and bring it to shared memory, heads side by side. partials
 // is the row's (NH, ranges, 2 + head_stride), of which the first num_ranges of each head count. A range whose largest
 // score is l, of exp(score - l) the total t and, weighted with it, the values' sums s, adds exp(l - L) t and exp(l - L) s
-// where L is the largest of all.
-template <int DTYPE, bool WAITS>
-__device__ static __forceinline__ void stage_attention(float* staged, const Decode& d, const float* partials, int num_ranges) {
-    enum { N = 3, RANGES = 4, LANES = READERS * GROUP };
+// where L is the largest of all. RANGES are looked at together.
+template <int DTYPE, bool WAITS, int RANGES>
+__device__ static __forceinline__ void stage_ranges(float* staged, const Decode& d, const float* partials, int num_ranges) {
+    enum { N = 3, LANES = READERS * GROUP };
     int lane = opaque((int)threadIdx.x), packs = d.stride / Format<DTYPE>::PACK;
     int pairs = (d.heads.hs + 1) / 2, all = d.heads.NH * pairs, size = 2 + d.heads.head_stride;
     for (int start = lane; start < all; start += LANES * N) {
@@ -1755,6 +1790,14 @@ __device__ static __forceinline__ void stage_attention(float* staged, const Deco
     }
     for (int e = d.heads.C + lane; e < d.stride; e += LANES) staged[staged_index<DTYPE>(e, packs)] = 0;
 }
+
+// A text begins with one range, which need not be read four times.
+template <int DTYPE, bool WAITS>
+__device__ static __forceinline__ void stage_attention(float* staged, const Decode& d, const float* partials, int num_ranges) {
+    if (num_ranges == 1) stage_ranges<DTYPE, WAITS, 1>(staged, d, partials, num_ranges);
+    else stage_ranges<DTYPE, WAITS, 4>(staged, d, partials, num_ranges);
+}
+
 // What a block needs in shared memory to look at a range of keys.
 struct AttentionPlace {
     float* query;  // (head_stride)
@@ -2554,6 +2597,7 @@ static bool hip_fail(Error* error, hipError_t status, const char* doing) {
         return fail(error, "GPU: the driver does not answer or is too old (%s); update it, or use --device cpu",
                     hipGetErrorString(status));
     case hipErrorNoBinaryForGpu:
+    case hipErrorSharedObjectInitFailed: // what newer runtimes say instead
     case hipErrorInvalidDeviceFunction:
         return fail(error, "GPU: this program holds no code for the card (%s); build it with make GPU_TARGETS=<arch>, "
                            "--list-devices names the arch", hipGetErrorString(status));
@@ -2921,6 +2965,20 @@ extern "C" int gpt2_hip_count(Error* error) {
     return hip_ok(status, "looking for GPUs", error) ? count : 0;
 }
 
+// How many times each line of the memory's bus transfers in a clock as drivers count it, by the kind of memory that chips
+// of the family have.
+static int transfers_per_clock(const char* arch) {
+    static const struct { const char* family; int transfers; } kinds[] = {
+        {"gfx94", 4}, {"gfx95", 4},                                                        // HBM3
+        {"gfx1035", 8}, {"gfx1036", 8}, {"gfx1103", 8}, {"gfx115", 8},                     // LPDDR5
+        {"gfx10", 16}, {"gfx11", 16}, {"gfx12", 16},                                       // GDDR6
+    };
+    for (const auto& kind : kinds) {
+        if (strncmp(arch, kind.family, strlen(kind.family)) == 0) return kind.transfers;
+    }
+    return 2; // HBM2, and what NVIDIA's driver calls a clock
+}
+
 extern "C" bool gpt2_hip_info(GpuInfo* info, int gpu, Error* error) {
     hipDeviceProp_t properties;
     int clock_khz = 0, bus_bits = 0;
@@ -2935,14 +2993,14 @@ extern "C" bool gpt2_hip_info(GpuInfo* info, int gpu, Error* error) {
     info->memory = properties.totalGlobalMem;
     info->wave_size = properties.warpSize;
     info->compute_units = properties.multiProcessorCount;
-    info->bandwidth = 2e3 * clock_khz * bus_bits / 8; // two transfers per clock
+    info->bandwidth = 1e3 * clock_khz * transfers_per_clock(info->arch) * bus_bits / 8;
     return true;
 }
 
 static void describe_device(Device* d, const GpuInfo* info, int wave_size, const char* head_note) {
     char blocks[32] = "";
     if (d->route == ROUTE_PERSISTENT) snprintf(blocks, sizeof blocks, " (%d blocks)", d->blocks_per_unit * d->compute_units);
-    snprintf(d->description, sizeof d->description, "GPU %d, %s, %s, wave%d, %d compute units, %.1f GB, %s, %s%s%s", d->options.gpu,
+    snprintf(d->description, sizeof d->description, "GPU %d, %s, %s, wave%d, %d multiprocessors, %.1f GB, %s, %s%s%s", d->options.gpu,
              info->name, info->arch, wave_size, info->compute_units, 1e-9 * (double)info->memory,
              dtype_names[d->options.dtype], route_names[d->route], blocks, head_note);
 }
@@ -3630,35 +3688,52 @@ static bool hip_copy_cache(Device* d, int to, int from, int length, Error* error
 // ---------------------------------------------------------------------------------------------------------------------
 // Host: choosing the route
 
-// Seconds of one decode step by the device's route: the best of three, after one to warm up and one in which a graph is
-// captured. It writes position 0 of slot 0, which the first run writes again.
+// Seconds of one decode step by the device's route: the better of two. It writes position 0 of slot 0, which the first run
+// writes again.
 static bool time_step(Device* d, double* seconds, Error* error) {
     memset(d->host_step, 0, (2 + (size_t)d->options.max_batch) * sizeof(int));
     memset((void*)d->host_picks, 0, sizeof(Pick));
     d->host_picks[0].options.repeat_penalty = 1, d->host_picks[0].forbidden = -1;
     *seconds = INFINITY;
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 2; i++) {
         double start = seconds_now();
         if (!run_step(d, 1, error)) return false;
-        if (i > 1) *seconds = fmin(*seconds, seconds_now() - start);
+        *seconds = fmin(*seconds, seconds_now() - start);
     }
     return true;
 }
 
-// Tries the persistent kernel with one and with two blocks on each compute unit, and the graph, and keeps the fastest.
-// All give the same bits, so it changes the time and nothing else. A persistent kernel that fails is not asked again.
+// A card that has been idle takes some time to raise its clock.
+static bool warm_up(Device* d, Error* error) {
+    double seconds, start = seconds_now();
+    d->route = ROUTE_GRAPH;
+    do {
+        if (!time_step(d, &seconds, error)) return false;
+    } while (seconds_now() - start < 0.03);
+    return true;
+}
+
+// Tries the graph, and the persistent kernel with one and with two blocks on each compute unit, in turn, three times, and
+// keeps the fastest. All give the same bits, so it changes the time and nothing else. A persistent kernel that fails is
+// not asked again.
 static bool try_routes(Device* d, Error* error) {
-    double graph, seconds, best = INFINITY;
-    int best_blocks = 1;
-    d->route = ROUTE_PERSISTENT;
-    for (int blocks = 1; blocks <= min(d->max_blocks[1], 2); blocks++) {
-        d->blocks_per_unit = blocks;
-        if (!time_step(d, &seconds, error) && !leave_persistent(d, error)) return false;
-        if (d->max_blocks[1] > 0 && seconds < best) best = seconds, best_blocks = blocks;
+    struct { Route route; int blocks; double seconds; } ways[] = {
+        {ROUTE_GRAPH, 1, INFINITY}, {ROUTE_PERSISTENT, 1, INFINITY}, {ROUTE_PERSISTENT, 2, INFINITY}};
+    int best = 0;
+    if (!warm_up(d, error)) return false;
+    for (int i = 0; i < 3 * 3; i++) {
+        auto& way = ways[i % 3];
+        bool is_persistent = way.route == ROUTE_PERSISTENT;
+        double seconds;
+        if (is_persistent && way.blocks > d->max_blocks[1]) continue;
+        d->route = way.route, d->blocks_per_unit = way.blocks;
+        if (!time_step(d, &seconds, error) && !(is_persistent && leave_persistent(d, error))) return false;
+        if (!is_persistent || d->max_blocks[1] > 0) way.seconds = fmin(way.seconds, seconds);
     }
-    d->route = ROUTE_GRAPH, d->blocks_per_unit = best_blocks;
-    if (!time_step(d, &graph, error)) return false;
-    if (d->max_blocks[1] > 0 && best < graph) d->route = ROUTE_PERSISTENT;
+    for (int i = 1; i < 3; i++) {
+        if (ways[i].blocks <= d->max_blocks[1] && ways[i].seconds < ways[best].seconds) best = i;
+    }
+    d->route = ways[best].route, d->blocks_per_unit = ways[best].blocks;
     return true;
 }
 

@@ -15,6 +15,7 @@
 #define hipErrorInvalidDeviceFunction cudaErrorInvalidDeviceFunction
 #define hipErrorNoDevice              cudaErrorNoDevice
 #define hipErrorNoBinaryForGpu        cudaErrorNoKernelImageForDevice
+#define hipErrorSharedObjectInitFailed cudaErrorSharedObjectInitFailed
 #define hipGetErrorString             cudaGetErrorString
 #define hipGetLastError               cudaGetLastError
 

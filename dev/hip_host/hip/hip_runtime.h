@@ -110,6 +110,7 @@ enum hipError_t {
     hipErrorNoDevice = 100,
     hipErrorInvalidDevice = 101,
     hipErrorNoBinaryForGpu = 209,
+    hipErrorSharedObjectInitFailed = 303,
     hipErrorLaunchFailure = 719,
     hipErrorCooperativeLaunchTooLarge = 720,
     hipErrorNotSupported = 801
