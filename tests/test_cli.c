@@ -429,6 +429,9 @@ static void test_flags(const Cli* cli) {
         test_check(cli->t, r.status == 0 && r.length > 4 && starts_with(r.out, "Once"), "gpt2 %s: exit status %d", line,
                    r.status);
     }
+    Result idle = RUN(cli, "--info", "--temp", "1");
+    test_check(cli->t, idle.status == 0 && is_message(idle.err, "--temp has no effect"),
+               "an option without effect is named: %.*s", FIRST_LINE(idle.err));
     test_check(cli->t, !is_message("gpt2: a\ngpt2: b\n", "b") && !is_message("gpt2: a\n", "b"),
                "two lines, or a line without the flag, are not taken for a message");
 }
@@ -622,6 +625,8 @@ static void test_determinism(const Cli* cli) {
     Result repeated = RUN(cli, "-p", PROMPT, SAMPLED, "-s", seed);
     test_check(cli->t, same_text(&unseeded, &repeated), "the seed that the report names, %s, repeats the text", seed);
     test_check(cli->t, strcmp(unseeded.out, again.out) != 0, "without a seed every run is another");
+    Result undone = RUN(cli, "-p", PROMPT, SAMPLED, "-s", seed, "-s", "-1");
+    test_check(cli->t, undone.status == 0 && strcmp(unseeded.out, undone.out) != 0, "-s -1 takes an earlier -s back");
 }
 
 static void test_samples(const Cli* cli) {
@@ -859,11 +864,33 @@ static void test_save(const Cli* cli) {
 // ---------------------------------------------------------------------------------------------------------------------
 // When things go wrong outside.
 
+// Seconds of --top 3 --all for so many copies of a text. -1: the exit status was not 0.
+static double seconds_of_scores(const Cli* cli, int copies, Wiring wiring) {
+    char path[512], text[2048];
+    FILE* in = fopen("tests/fixtures/perplexity.txt", "rb");
+    FILE* out = fopen(path_in(cli, "long.txt", path), "wb");
+    size_t n = in != NULL ? fread(text, 1, sizeof text, in) : 0;
+    for (int i = 0; i < copies && out != NULL; i++) fwrite(text, 1, n, out);
+    if (in != NULL) fclose(in);
+    if (out != NULL) fclose(out);
+    double start = seconds_now();
+    Result r = run_wired(cli, wiring, (const char*[]){"-f", path, "--top", "3", "--all", "--device", "cpu", NULL});
+    return r.status == 0 && strstr(r.err, "gpt2: /") == NULL ? seconds_now() - start : -1;
+}
+
+static void test_reader_of_scores(const Cli* cli) {
+    double read = seconds_of_scores(cli, 8, (Wiring){.output_file = "/dev/null"});
+    double unread = seconds_of_scores(cli, 64, (Wiring){.broken_pipe = true});
+    test_check(cli->t, unread >= 0 && unread < read,
+               "and --top K --all: %.0f ms for a text that takes 8 times %.0f ms to be read", 1e3 * unread, 1e3 * read);
+}
+
 static void test_outputs_that_fail(const Cli* cli) {
     Result r = run_wired(cli, (Wiring){.broken_pipe = true}, (const char*[]){"-n", "-1", "--device", "cpu", NULL});
     bool is_quiet = strstr(r.err, "gpt2: ") == NULL && strstr(r.err, "Time for") == NULL;
     test_check(cli->t, r.status == 0 && is_quiet, "a closed pipe ends the text at once and quietly, exit status %d",
                r.status);
+    test_reader_of_scores(cli);
     if (access("/dev/full", W_OK) == 0) {
         static const char* const modes[][3] = {{"-n", "2", NULL},
                                                {"--json", NULL, NULL},
