@@ -1,7 +1,7 @@
 #include "chips.h"
 
-// From AMD's and NVIDIA's data sheets: compute units x operations per clock and unit x boost clock. gfx1151's bandwidth is
-// what others have measured, the other ones are the memory's nominal ones.
+// From AMD's and NVIDIA's data sheets: compute units x operations per clock and unit x boost clock. gfx1151's bandwidth
+// is what others have measured, the other ones are the memory's nominal ones.
 const Chip chips[NUM_CHIPS] = {
     {"gfx1151 (Radeon 8060S, 40 units)", 212, 40 * 512 * 2.9, 40 * 256 * 2.9},
     {"gfx1100 (RX 7900 XTX, 96 units)", 960, 96 * 512 * 2.5, 96 * 256 * 2.5},

@@ -195,7 +195,8 @@ INLINE void transpose(vf* rows) {
     TRANSPOSE_BLOCKS(1)
 }
 
-// A tile of the product with many rows: up to TALL_GROUPS vectors of rows by TALL_COLUMNS columns, for one pair of lanes.
+// A tile of the product with many rows: up to TALL_GROUPS vectors of rows by TALL_COLUMNS columns, for one pair of
+// lanes.
 enum { TALL_GROUPS = 2, TALL_COLUMNS = NR, LANE_PAIRS = VL / 2 };
 typedef vf TallSums[TALL_COLUMNS][TALL_GROUPS];
 
@@ -344,8 +345,8 @@ INLINE vf dot_add(vf sum, const void* w, const void* x, Arithmetic arithmetic) {
     return sum + weight * vf_load(x);
 }
 
-// acc (nr, MR) += steps [first, last) of w (MR rows, by pointer) · x (nr packed rows, by pointer), C elements each; `next`:
-// see dot_tile.
+// acc (nr, MR) += steps [first, last) of w (MR rows, by pointer) · x (nr packed rows, by pointer), C elements each;
+// `next`: see dot_tile.
 INLINE void dot_steps(vf (*acc)[MR], const char* const* w, const char* const* x, size_t first, size_t last, size_t C,
                       Arithmetic arithmetic, size_t next, int nr) {
     size_t w_size = arithmetic == WIDEN_F32 ? 4 : 2, step = step_elements(arithmetic), whole = C / step;
@@ -378,8 +379,8 @@ typedef struct {
 
 #include "cpu_bf16z.h"
 
-// sums (nr, MR) = w · x, in segments of so many steps. What lies `next` bytes behind each of the weights, which are read
-// for the first time, is requested now; 0: nothing is.
+// sums (nr, MR) = w · x, in segments of so many steps. What lies `next` bytes behind each of the weights, which are
+// read for the first time, is requested now; 0: nothing is.
 INLINE void dot_tile(v4f* sums, WeightRows* rows, const uint8_t* common, const char* const* x, size_t C, size_t segment,
                      Arithmetic arithmetic, size_t next, int nr) {
     size_t steps = num_steps(arithmetic, C), first = 0;
@@ -416,8 +417,8 @@ typedef struct {
     Epilogue epilogue;
 } Product;
 
-// Rows r .. r + count - 1 (count <= nr), columns o, o + apart, o + 2 apart, ... of the result, MR of them. Past the last
-// row and column the tile repeats the last one and drops what it computed there. `next`: see dot_tile.
+// Rows r .. r + count - 1 (count <= nr), columns o, o + apart, o + 2 apart, ... of the result, MR of them. Past the
+// last row and column the tile repeats the last one and drops what it computed there. `next`: see dot_tile.
 INLINE void product_tile(const Product* p, Arithmetic arithmetic, size_t r, size_t count, size_t o, size_t apart,
                          size_t next, int nr) {
     const char* x[NR];
@@ -620,8 +621,8 @@ INLINE vf cache_load(const char* p, DType dtype) {
     return dtype == DTYPE_F32 ? vf_load(p) : f16_widen(p);
 }
 
-// scores (nq, KEY_BLOCK * nb) = q · kᵀ * scale for nb consecutive blocks of keys. What is summed for a key is the same for
-// every nq and nb: they only keep enough sums going at a time.
+// scores (nq, KEY_BLOCK * nb) = q · kᵀ * scale for nb consecutive blocks of keys. What is summed for a key is the same
+// for every nq and nb: they only keep enough sums going at a time.
 INLINE void attention_score_blocks(float* scores, size_t scores_stride, const float* q, size_t q_stride,
                                    const char* keys, size_t hs, float scale, DType dtype, int nq, int nb) {
     enum { MAX_SUMS = ATTENTION_MAX_QUERIES };

@@ -183,7 +183,8 @@ static bool encode_prompt(Generation* g, size_t* num_tokens, Error* error) {
     return true;
 }
 
-// Bytes beyond which no prompt can fit the context, whatever it says: more are not read. 1 is for the newline at the end.
+// Bytes beyond which no prompt can fit the context, whatever it says: more are not read. 1 is for the newline at the
+// end.
 static size_t longest_prompt(const Generation* g) {
     size_t longest = 1, size;
     for (int id = 0; id < g->model.config.vocab_size; id++) {
@@ -430,8 +431,8 @@ static bool load_as_rounded(Generation* g, DType dtype, Error* error) {
     return true;
 }
 
-// After an error of a GPU: may the CPU take over, and does it open? `length` tokens of the samples have been run, 0 before
-// the text has begun: they are run anew, which leaves their logits in r->logits (num_running, V).
+// After an error of a GPU: may the CPU take over, and does it open? `length` tokens of the samples have been run, 0
+// before the text has begun: they are run anew, which leaves their logits in r->logits (num_running, V).
 static bool continue_on_cpu(Generator* r, int length, Error* error) {
     Generation* g = r->g;
     bool is_begun = length > 0;
@@ -565,8 +566,8 @@ static int exit_with(int status, const Error* error) {
     return status;
 }
 
-// From the options to a model and a tokenizer that fit together, and the prompt's text. What needs no prompt does without
-// a tokenizer where there is none beside the model. *status is what a failure exits with.
+// From the options to a model and a tokenizer that fit together, and the prompt's text. What needs no prompt does
+// without a tokenizer where there is none beside the model. *status is what a failure exits with.
 static bool prepare(Generation* g, int* status, Error* error) {
     const Options* options = g->options;
     *status = EXIT_FAILURE;
@@ -666,8 +667,9 @@ static void report_save(const Generation* g) {
     if (options->quiet) return;
     fprintf(stderr, "gpt2: %s: %s with weights in %s\n", options->save, g->paths.model, dtype_names[g->model.dtype]);
     if (g->model.dtype == DTYPE_BF16 && g->model.file_dtype != DTYPE_BF16) {
-        fprintf(stderr, "gpt2: %s: its biases and LayerNorms are rounded too, as llm.c's bf16 has them; "
-                        "--dtype bf16z keeps them in f32\n",
+        fprintf(stderr,
+                "gpt2: %s: its biases and LayerNorms are rounded too, as llm.c's bf16 has them; "
+                "--dtype bf16z keeps them in f32\n",
                 options->save);
     }
     if (!checkpoint_find(&paths, options->save, NULL, &ignored) && g->tokenizer != NULL) {

@@ -15,8 +15,8 @@
 #include "processors.h"
 #include "team.h"
 
-// Tokens of a prompt that pass through the layers together, at most. Weights are read once per chunk, which with 256 rows
-// takes a small part of the arithmetic's time.
+// Tokens of a prompt that pass through the layers together, at most. Weights are read once per chunk, which with 256
+// rows takes a small part of the arithmetic's time.
 enum { CHUNK = 256 };
 
 // Up to this many rows each thread packs all activations for itself: cheaper than sharing the work and then waiting. No
@@ -259,7 +259,8 @@ static void pack_row(const Stage* s, void* out, const float* inp, size_t r, size
     d->kernels->pack_row(out, norm.weight != NULL ? row : in, d->model->dtype, C);
 }
 
-// Of R rows so many, the first ones, pass through the product for many rows: none, all, or those that fill whole groups.
+// Of R rows so many, the first ones, pass through the product for many rows: none, all, or those that fill whole
+// groups.
 static size_t tall_rows(const Device* d, size_t R) {
     DType dtype = d->model->dtype;
     size_t rest = R % d->kernels->rows_of_group;
@@ -267,9 +268,9 @@ static size_t tall_rows(const Device* d, size_t R) {
     return rest <= most_rest_rows(dtype) ? R - rest : R;
 }
 
-// Packs R rows of inp (R, C), normalised, for a product with the model's matrices. Few rows: every thread packs all
-// of them into its own scratch. Many: each packs its share into the common block, the first `tall` of them in groups for
-// a tall product, and waits for the others. Returns where the packed rows are.
+// Packs R rows of inp (R, C), normalised, for a product with the model's matrices. Few rows: every thread packs all of
+// them into its own scratch. Many: each packs its share into the common block, the first `tall` of them in groups for a
+// tall product, and waits for the others. Returns where the packed rows are.
 static const char* pack(const Stage* s, const float* inp, size_t R, size_t C, Norm norm, size_t tall) {
     Device* d = s->d;
     DType dtype = d->model->dtype;

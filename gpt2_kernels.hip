@@ -10,14 +10,14 @@
 // a decode step is always the same sequence of launches and is captured once as a graph.
 //
 // Two regimes. A run of at most DECODE_TOKENS tokens per sequence reads each weight once for all rows (decode_matmul,
-// decode_attention); a longer one is cut into tiles that share what they load, on chips with matrix
-// instructions by them (matrix_matmul, matrix_attention, gpt2_matrix.h), else by prefill_matmul and prefill_attention. The
-// choice depends on the run's T alone, and within a regime each output is summed in an order that depends only on the
-// sizes of the model. So the result is bit-equal from run to run, and whatever the batch and the chunks are.
+// decode_attention); a longer one is cut into tiles that share what they load, on chips with matrix instructions by
+// them (matrix_matmul, matrix_attention, gpt2_matrix.h), else by prefill_matmul and prefill_attention. The choice
+// depends on the run's T alone, and within a regime each output is summed in an order that depends only on the sizes of
+// the model. So the result is bit-equal from run to run, and whatever the batch and the chunks are.
 //
 // Lanes work together in groups of 32, which is a wave of RDNA and half a wave of CDNA; shuffles name that width, so
-// both are right. All arithmetic is f32, but for the factors of matrix instructions; built without contraction, fmaf is written
-// where it is meant.
+// both are right. All arithmetic is f32, but for the factors of matrix instructions; built without contraction, fmaf is
+// written where it is meant.
 #include <hip/hip_runtime.h>
 
 #include <float.h>
@@ -30,36 +30,36 @@
 #include "gpt2_matrix.h"
 
 enum {
-    GROUP = 32,                      // lanes that shuffle together
-    THREADS = 256,                   // of every block
-    GROUPS = THREADS / GROUP,        // of every block
-    PACK_BYTES = 16,                 // what one lane loads at once
-    ROW_ALIGN = 32,                  // elements that rows of matrices and activations are padded to; Q8_BLOCK as well
-    HEAD_ALIGN = 8,                  // elements that heads are padded to
-    DECODE_TOKENS = 8,               // runs of at most so many tokens per sequence take the decode kernels
-    DECODE_ROWS = 8,                 // rows that these handle together at most
-    DECODE_THREADS = 512,            // of their blocks
-    READERS = 4,                     // groups of them that read activations, keys and values
+    GROUP = 32,               // lanes that shuffle together
+    THREADS = 256,            // of every block
+    GROUPS = THREADS / GROUP, // of every block
+    PACK_BYTES = 16,          // what one lane loads at once
+    ROW_ALIGN = 32,           // elements that rows of matrices and activations are padded to; Q8_BLOCK as well
+    HEAD_ALIGN = 8,           // elements that heads are padded to
+    DECODE_TOKENS = 8,        // runs of at most so many tokens per sequence take the decode kernels
+    DECODE_ROWS = 8,          // rows that these handle together at most
+    DECODE_THREADS = 512,     // of their blocks
+    READERS = 4,              // groups of them that read activations, keys and values
     WORKERS = DECODE_THREADS / GROUP - READERS, // groups that multiply
-    COLUMNS = 2,                     // of a product that a worker makes together
-    PARTIAL_PAIRS = 16,              // times COLUMNS columns whose slices a block adds up together
-    RANGE = READERS * GROUP,         // keys whose part in attention is computed by itself
-    PERSISTENT_ROWS = 2,             // rows that the persistent kernel takes at most
-    DECODE_SHARED = 40000,           // bytes of shared memory that one stage may ask for
-    PERSISTENT_SHARED = 59000,       // and the persistent kernel; either has some more of its own
-    PATIENCE = 1 << 21,              // looks of its threads at one place before they give up: about a second
-    NOT_PICKED = -2,                 // where a token is to be written
-    PREFILL_ROWS = 512,              // rows of one chunk of a longer run
-    TILE = 64,                       // rows and columns of a tile of prefill_matmul
-    TILE_K = 32,                     // its depth, one Q8 block
-    TILE_STRIDE = TILE + 4,          // in shared memory: 16-byte rows that start in different banks
-    KEYS = GROUP,                    // keys that attention looks at together, one per lane
-    HEAD_SLICE = 128,                // channels of a head whose sums one block keeps
-    SUMS = HEAD_SLICE / GROUP,       // of them in one lane
-    SCORE_SLICE = 64,                // channels of q and k that prefill_attention holds in shared memory at once
-    QUERIES_PER_GROUP = 4,           // of prefill_attention
+    COLUMNS = 2,                                // of a product that a worker makes together
+    PARTIAL_PAIRS = 16,                         // times COLUMNS columns whose slices a block adds up together
+    RANGE = READERS * GROUP,                    // keys whose part in attention is computed by itself
+    PERSISTENT_ROWS = 2,                        // rows that the persistent kernel takes at most
+    DECODE_SHARED = 40000,                      // bytes of shared memory that one stage may ask for
+    PERSISTENT_SHARED = 59000,                  // and the persistent kernel; either has some more of its own
+    PATIENCE = 1 << 21,                         // looks of its threads at one place before they give up: about a second
+    NOT_PICKED = -2,                            // where a token is to be written
+    PREFILL_ROWS = 512,                         // rows of one chunk of a longer run
+    TILE = 64,                                  // rows and columns of a tile of prefill_matmul
+    TILE_K = 32,                                // its depth, one Q8 block
+    TILE_STRIDE = TILE + 4,                     // in shared memory: 16-byte rows that start in different banks
+    KEYS = GROUP,                               // keys that attention looks at together, one per lane
+    HEAD_SLICE = 128,                           // channels of a head whose sums one block keeps
+    SUMS = HEAD_SLICE / GROUP,                  // of them in one lane
+    SCORE_SLICE = 64,      // channels of q and k that prefill_attention holds in shared memory at once
+    QUERIES_PER_GROUP = 4, // of prefill_attention
     QUERIES = GROUPS * QUERIES_PER_GROUP,
-    ATTENTION_WAVES = 4,             // of one of its blocks, each with 16 queries
+    ATTENTION_WAVES = 4, // of one of its blocks, each with 16 queries
     PROBE_ANSWERS = 2,
     MAX_ALLOCATIONS = 64
 };
@@ -99,8 +99,8 @@ __device__ static __forceinline__ float half_to_float(unsigned half) {
 #endif
 }
 
-// binary32 to binary16, to nearest, ties to even. Without an instruction for it: a subnormal half counts steps of 2^-24,
-// which are the last bits of numbers between 0.5 and 1.
+// binary32 to binary16, to nearest, ties to even. Without an instruction for it: a subnormal half counts steps of
+// 2^-24, which are the last bits of numbers between 0.5 and 1.
 __device__ static __forceinline__ uint16_t float_to_half(float f) {
 #ifdef __AMDGCN__
     _Float16 half = (_Float16)f;
@@ -134,8 +134,8 @@ __host__ __device__ static constexpr int matrix_format(int dtype) {
     return dtype == DTYPE_F16 || dtype == DTYPE_Q8 ? DTYPE_F16 : DTYPE_BF16;
 }
 
-// Activations (rows, ...) on their way from one kernel to the next, as the matrix product that reads them wants them: f32,
-// or rounded to the bf16 or f16 that a matrix instruction multiplies.
+// Activations (rows, ...) on their way from one kernel to the next, as the matrix product that reads them wants them:
+// f32, or rounded to the bf16 or f16 that a matrix instruction multiplies.
 struct Activation {
     void* data;
     int format; // DTYPE_F32, or matrix_format() of the weights
@@ -159,7 +159,9 @@ struct Matrix {
 };
 
 // The KV cache's format beside matrices of this one: f16, but f32 beside f32, where its rounding would show.
-__host__ __device__ static constexpr int cache_format(int dtype) { return dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_F16; }
+__host__ __device__ static constexpr int cache_format(int dtype) {
+    return dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_F16;
+}
 
 // How 16 bytes of a format become floats. A Q8 pack lies within one block; its scale is applied to sums.
 template <int DTYPE> struct Format;
@@ -209,14 +211,18 @@ __device__ static __forceinline__ float pack_scale(Matrix weight, size_t row, in
     return half_to_float(weight.scales[row * (size_t)(stride / Q8_BLOCK) + (size_t)(pack / (Q8_BLOCK / 16))]);
 }
 
-// The value of the lane whose number in the group differs by DISTANCE alone, of values that repeat every 2 DISTANCE lanes. AMD's
-// __shfl_xor goes through the unit of shared memory; rows of 16 lanes are rotated without it, which comes to the same here.
+// The value of the lane whose number in the group differs by DISTANCE alone, of values that repeat every 2 DISTANCE
+// lanes. AMD's __shfl_xor goes through the unit of shared memory; rows of 16 lanes are rotated without it, which comes
+// to the same here.
 template <int DISTANCE> __device__ static __forceinline__ float across(float value) {
 #ifdef __AMDGCN__
     int bits = (int)bits_of_float(value);
-    if (DISTANCE < 16) return float_of_bits((unsigned)__builtin_amdgcn_mov_dpp(bits, 0x120 + DISTANCE % 16, 0xf, 0xf, true)); // row_ror
+    if (DISTANCE < 16)
+        return float_of_bits(
+            (unsigned)__builtin_amdgcn_mov_dpp(bits, 0x120 + DISTANCE % 16, 0xf, 0xf, true)); // row_ror
 #if defined(__GFX10__) || defined(__GFX11__) || defined(__GFX12__)
-    return float_of_bits(__builtin_amdgcn_permlanex16((unsigned)bits, (unsigned)bits, 0x76543210, 0xfedcba98, false, false));
+    return float_of_bits(
+        __builtin_amdgcn_permlanex16((unsigned)bits, (unsigned)bits, 0x76543210, 0xfedcba98, false, false));
 #else
     return float_of_bits((unsigned)__builtin_amdgcn_ds_swizzle(bits, 16 << 10 | 31)); // lanes exclusive-or 16
 #endif
@@ -262,14 +268,14 @@ __device__ static __forceinline__ float gelu(float x) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Words between blocks
 //
-// In the persistent kernel a block reads what other blocks of the same launch write. Every number travels by itself: its
-// place is EMPTY until it is written, once, and whoever needs it looks until it is there. So no barrier of the grid is
-// needed, no fence and no counter: what is read is the message itself, and relaxed atomic accesses, which pass by the
-// caches that a compute unit keeps for itself, are enough.
+// In the persistent kernel a block reads what other blocks of the same launch write. Every number travels by itself:
+// its place is EMPTY until it is written, once, and whoever needs it looks until it is there. So no barrier of the grid
+// is needed, no fence and no counter: what is read is the message itself, and relaxed atomic accesses, which pass by
+// the caches that a compute unit keeps for itself, are enough.
 //
-// All blocks run together, so every number comes. Should one not come all the same, nobody looks for ever: after `patience`
-// looks a thread gives up for its block, which then waits for nothing any more. The kernel so comes to its end with numbers
-// that mean nothing, says that it has not picked, and the host goes on by another route.
+// All blocks run together, so every number comes. Should one not come all the same, nobody looks for ever: after
+// `patience` looks a thread gives up for its block, which then waits for nothing any more. The kernel so comes to its
+// end with numbers that mean nothing, says that it has not picked, and the host goes on by another route.
 
 static const unsigned EMPTY = 0xffffffff; // a NaN that is never written
 
@@ -304,7 +310,9 @@ __device__ static __forceinline__ unsigned long long agent_load(const float* pai
     return __hip_atomic_load((const unsigned long long*)pair, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
 #elif defined(__CUDA_ARCH__)
     unsigned low, high; // two accesses of 32 bits, as the stores are: CUDA's memory model orders only equals
-    asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];" : "=r"(low), "=r"(high) : "l"(__cvta_generic_to_global(pair)));
+    asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];"
+                 : "=r"(low), "=r"(high)
+                 : "l"(__cvta_generic_to_global(pair)));
     return (unsigned long long)high << 32 | low;
 #else
     return __atomic_load_n((const unsigned long long*)pair, __ATOMIC_RELAXED);
@@ -322,8 +330,8 @@ __device__ static __forceinline__ void agent_store(float* word, unsigned bits) {
 }
 
 // Waits until this wave's stores have reached the cache that they go to first, where AMD's __syncthreads does not: its
-// fence counts on the order within a compute unit, which holds between two waves of it but not for a third one elsewhere that
-// learns from the second what the first has done.
+// fence counts on the order within a compute unit, which holds between two waves of it but not for a third one
+// elsewhere that learns from the second what the first has done.
 __device__ static __forceinline__ void stores_arrive() {
 #if defined(__GFX12__)
     asm volatile("s_wait_storecnt 0x0" ::: "memory");
@@ -397,8 +405,7 @@ __device__ static __forceinline__ Place place_in(const float* row, int at, int n
 
 // N pairs, number i from where(i), in which a missing second is 0. All loads are under way together. WAITS: again and
 // again, until every number has been written, or patience is at its end.
-template <bool WAITS, int N, class Where>
-__device__ static __forceinline__ void take(float2 (&pairs)[N], Where where) {
+template <bool WAITS, int N, class Where> __device__ static __forceinline__ void take(float2 (&pairs)[N], Where where) {
     bool is_missing;
     int looks = 0;
     do {
@@ -442,13 +449,13 @@ struct Heads {
 
 struct Output {
     int kind;
-    int stride;       // floats from one row of out to the next
-    float* out;       // (rows, stride); OUTPUT_QKV: (rows, NH, head_stride)
+    int stride;        // floats from one row of out to the next
+    float* out;        // (rows, stride); OUTPUT_QKV: (rows, NH, head_stride)
     Activation hidden; // OUTPUT_GELU: (rows, stride), in place of out
-    void* keys;       // OUTPUT_QKV: this layer's caches (max_batch, NH, maxT, head_stride)
+    void* keys;        // OUTPUT_QKV: this layer's caches (max_batch, NH, maxT, head_stride)
     void* values;
-    const int* step;  // OUTPUT_QKV: [position, slots (max_batch)]
-    Heads heads;      // OUTPUT_QKV
+    const int* step; // OUTPUT_QKV: [position, slots (max_batch)]
+    Heads heads;     // OUTPUT_QKV
 };
 
 // Where the cache of one head of one sequence begins, in elements.
@@ -534,26 +541,29 @@ __device__ static __forceinline__ float2 matrix_pair(Matrix matrix, size_t row, 
 
 // Two channels of wte[token] + wpe[position]: what a token means plus where it stands.
 template <int DTYPE>
-__device__ static __forceinline__ float2 embedded_pair(Matrix wte, Matrix wpe, int token, int position, int e, int stride) {
-    float2 a = matrix_pair<DTYPE>(wte, (size_t)token, e, stride), b = matrix_pair<DTYPE>(wpe, (size_t)position, e, stride);
+__device__ static __forceinline__ float2 embedded_pair(Matrix wte, Matrix wpe, int token, int position, int e,
+                                                       int stride) {
+    float2 a = matrix_pair<DTYPE>(wte, (size_t)token, e, stride),
+           b = matrix_pair<DTYPE>(wpe, (size_t)position, e, stride);
     return make_float2(a.x + b.x, a.y + b.y);
 }
 // x (rows, stride) = wte[token] + wpe[position]. One block per row.
 template <int DTYPE>
-__global__ void __launch_bounds__(THREADS) embed(float* x, Matrix wte, Matrix wpe, const int* step, const int* tokens,
-                                                 int T, int stride) {
+__global__ void __launch_bounds__(THREADS)
+    embed(float* x, Matrix wte, Matrix wpe, const int* step, const int* tokens, int T, int stride) {
     int row = (int)blockIdx.x, position = step[0] + row % T;
     for (int e = 2 * (int)threadIdx.x; e < stride; e += 2 * THREADS) {
-        *(float2*)(x + (size_t)row * (size_t)stride + e) = embedded_pair<DTYPE>(wte, wpe, tokens[row], position, e, stride);
+        *(float2*)(x + (size_t)row * (size_t)stride + e) =
+            embedded_pair<DTYPE>(wte, wpe, tokens[row], position, e, stride);
     }
 }
 
 // out (rows, stride) = (x - mean) / sqrt(variance + 1e-5) * weight + bias over the C channels of a row: LayerNorm, Ba
 // et al. 2016. One block per row. Row r is made from row r / count * pitch + first + r % count of `in`: `count` rows
 // out of every `pitch`, starting at `first`.
-extern "C" __global__ void __launch_bounds__(THREADS) layernorm(Activation out, const float* in, const float* weight,
-                                                                const float* bias, int C, int stride, int count,
-                                                                int pitch, int first) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    layernorm(Activation out, const float* in, const float* weight, const float* bias, int C, int stride, int count,
+              int pitch, int first) {
     __shared__ float partial[GROUPS];
     int row = (int)blockIdx.x, source = row / count * pitch + first + row % count;
     const float* x = in + (size_t)source * (size_t)stride;
@@ -618,12 +628,12 @@ template <int DTYPE> struct TilePacks {
     }
 };
 
-// output (rows, OC) = in (rows, stride) · weight (OC, stride)ᵀ + bias (OC, or NULL) for many rows, in tiles of TILE x TILE outputs. TILE_K columns of both factors at a time lie in
-// shared memory, while the next ones are on their way to registers; each thread sums 4 x 4 outputs, in the order of the
-// columns.
+// output (rows, OC) = in (rows, stride) · weight (OC, stride)ᵀ + bias (OC, or NULL) for many rows, in tiles of TILE x
+// TILE outputs. TILE_K columns of both factors at a time lie in shared memory, while the next ones are on their way to
+// registers; each thread sums 4 x 4 outputs, in the order of the columns.
 template <int DTYPE>
-__global__ void __launch_bounds__(THREADS) prefill_matmul(Output output, const float* in, Matrix weight,
-                                                          const float* bias, int rows, int stride, int OC) {
+__global__ void __launch_bounds__(THREADS)
+    prefill_matmul(Output output, const float* in, Matrix weight, const float* bias, int rows, int stride, int OC) {
     __shared__ __attribute__((aligned(16))) float in_tile[TILE_K][TILE_STRIDE], weight_tile[TILE_K][TILE_STRIDE];
     int first_row = (int)blockIdx.x * TILE, first_column = (int)blockIdx.y * TILE;
     int my_row = (int)threadIdx.x / 16 * 4, my_column = (int)threadIdx.x % 16 * 4;
@@ -659,23 +669,24 @@ __global__ void __launch_bounds__(THREADS) prefill_matmul(Output output, const f
     }
 }
 
-// The tiles of matrix_matmul: SIZE x SIZE outputs for a block, DEPTH columns of both factors in shared memory at a time.
-// The waves share the outputs as DOWN x ACROSS rectangles. Whatever the tile, each output is summed in the same order.
+// The tiles of matrix_matmul: SIZE x SIZE outputs for a block, DEPTH columns of both factors in shared memory at a
+// time. The waves share the outputs as DOWN x ACROSS rectangles. Whatever the tile, each output is summed in the same
+// order.
 template <class Shape, int SIZE> struct Tiling {
     enum {
         DOWN = 2,
         ACROSS = SIZE == 128 ? 4 : 2,
         THREADS_OF_BLOCK = DOWN * ACROSS * Shape::LANES,
-        ROWS = SIZE / DOWN / FRAGMENT,       // fragments of one wave
+        ROWS = SIZE / DOWN / FRAGMENT, // fragments of one wave
         COLUMNS = SIZE / ACROSS / FRAGMENT,
         DEPTH = SIZE == 128 ? 32 : 64,
-        CHUNKS = DEPTH / CHUNK               // packs of one row of a tile
+        CHUNKS = DEPTH / CHUNK // packs of one row of a tile
     };
 };
 
 // Where a pack lies in a tile in shared memory. Rows follow each other without a gap; the order of the packs in a row
-// changes from row to row, so that the 8 lanes that a chip serves at a time find theirs in 8 different places of 128 bytes,
-// be it the same chunk of 8 rows or 4 chunks of 2 rows.
+// changes from row to row, so that the 8 lanes that a chip serves at a time find theirs in 8 different places of 128
+// bytes, be it the same chunk of 8 rows or 4 chunks of 2 rows.
 template <int CHUNKS> __device__ static __forceinline__ int pack_place(int row, int chunk) {
     return row * CHUNKS + (chunk ^ (((row & 1) << 2 | (row >> 1 & 3)) & (CHUNKS - 1)));
 }
@@ -684,8 +695,8 @@ template <int CHUNKS> __device__ static __forceinline__ int pack_place(int row, 
 // The harness copies at once.
 __device__ static __forceinline__ void copy_async(uint4* to, const uint4* from, bool is_inside) {
 #ifdef __CUDA_ARCH__
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                 :: "r"((unsigned)__cvta_generic_to_shared(to)), "l"(__cvta_generic_to_global(from)), "r"(is_inside ? 16 : 0)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((unsigned)__cvta_generic_to_shared(to)),
+                 "l"(__cvta_generic_to_global(from)), "r"(is_inside ? 16 : 0)
                  : "memory");
 #else
     *to = is_inside ? *from : make_uint4(0, 0, 0, 0);
@@ -723,7 +734,8 @@ __device__ static __forceinline__ uint4 bytes_to_halves(unsigned low, unsigned h
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         unsigned quad = (i < 2 ? low : high) >> (i % 2 * 16);
-        pairs[i] = (unsigned)float_to_half((float)(int8_t)quad) | (unsigned)float_to_half((float)(int8_t)(quad >> 8)) << 16;
+        pairs[i] = (unsigned)float_to_half((float)(int8_t)quad) | (unsigned)float_to_half((float)(int8_t)(quad >> 8))
+                                                                      << 16;
     }
     return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
@@ -736,8 +748,8 @@ __device__ static __forceinline__ void products_first() {
 }
 
 // How a block of matrix_matmul brings its tiles into shared memory: rows first_row... of the activations and rows
-// first_column... of the weights (what is past the last repeats it), zeros past the end of the rows. Where the chip can copy
-// to shared memory by itself (ASYNC), AHEAD tiles are on their way, else the next one waits in registers.
+// first_column... of the weights (what is past the last repeats it), zeros past the end of the rows. Where the chip can
+// copy to shared memory by itself (ASYNC), AHEAD tiles are on their way, else the next one waits in registers.
 template <class Shape, int DTYPE, int SIZE> struct TileStream {
     typedef Tiling<Shape, SIZE> Tile;
     enum {
@@ -747,15 +759,17 @@ template <class Shape, int DTYPE, int SIZE> struct TileStream {
         STAGES = AHEAD + 1,
         THREADS_OF_BLOCK = Tile::THREADS_OF_BLOCK,
         CHUNKS = Tile::CHUNKS,
-        WIDE_ROWS = IS_Q8 ? SIZE : 2 * SIZE,       // that lie in memory with 16 bits
+        WIDE_ROWS = IS_Q8 ? SIZE : 2 * SIZE, // that lie in memory with 16 bits
         WIDE_PACKS = WIDE_ROWS * CHUNKS / THREADS_OF_BLOCK,
-        BYTE_CHUNKS = CHUNKS / 2,                  // Q8: packs in a row
-        BYTE_PACKS = SIZE * BYTE_CHUNKS,           // at most one for each thread
+        BYTE_CHUNKS = CHUNKS / 2,        // Q8: packs in a row
+        BYTE_PACKS = SIZE * BYTE_CHUNKS, // at most one for each thread
         SCALES = Tile::DEPTH / Q8_BLOCK,
-        STEPS_AT_ONCE = IS_Q8 ? 1 : Tile::DEPTH / STEP // that the compiler may mix; Q8's would not fit into the registers
+        STEPS_AT_ONCE =
+            IS_Q8 ? 1 : Tile::DEPTH / STEP // that the compiler may mix; Q8's would not fit into the registers
     };
     struct Stage {
-        uint4 packs[2 * SIZE * CHUNKS + (IS_Q8 ? SCALES * SIZE / 4 : 0)]; // activations, weights, their scales (SCALES, SIZE)
+        uint4 packs[2 * SIZE * CHUNKS +
+                    (IS_Q8 ? SCALES * SIZE / 4 : 0)]; // activations, weights, their scales (SCALES, SIZE)
         __device__ __forceinline__ float* scales() { return (float*)(void*)(packs + 2 * SIZE * CHUNKS); }
     };
     const uint16_t* in;
@@ -771,7 +785,8 @@ template <class Shape, int DTYPE, int SIZE> struct TileStream {
             int number = (int)threadIdx.x + i * THREADS_OF_BLOCK, row = number / CHUNKS, chunk = number % CHUNKS;
             bool is_inside = start + chunk * CHUNK < stride;
             const uint16_t* from = row < SIZE ? in + (size_t)min(first_row + row, rows - 1) * (size_t)stride
-                                              : (const uint16_t*)weight.data + (size_t)min(first_column + row - SIZE, OC - 1) * (size_t)stride;
+                                              : (const uint16_t*)weight.data +
+                                                    (size_t)min(first_column + row - SIZE, OC - 1) * (size_t)stride;
             const uint4* pack = (const uint4*)(from + (is_inside ? start + chunk * CHUNK : 0));
             if (ASYNC) copy_async(&stage->packs[pack_place<CHUNKS>(row, chunk)], pack, is_inside);
             else wide[i] = *pack; // to be looked at when it lands: not before the products are under way
@@ -788,7 +803,8 @@ template <class Shape, int DTYPE, int SIZE> struct TileStream {
             bytes[i] = *(const uint4*)(from + (at < stride ? at : 0));
         }
         int blocks = stride / Q8_BLOCK, row = min(first_column + (int)threadIdx.x % SIZE, OC - 1);
-        scale = weight.scales[(size_t)row * (size_t)blocks + (size_t)min(start / Q8_BLOCK + (int)threadIdx.x / SIZE, blocks - 1)];
+        scale = weight.scales[(size_t)row * (size_t)blocks +
+                              (size_t)min(start / Q8_BLOCK + (int)threadIdx.x / SIZE, blocks - 1)];
     }
 
     // Puts what fetch brought into registers where it belongs, zeros past the end of the rows.
@@ -820,17 +836,19 @@ template <class Shape, int DTYPE, int SIZE> struct TileStream {
 
 // A lane's packs of the fragment that begins at row `first_row` of a tile, at step `step`.
 template <class Shape, int CHUNKS>
-__device__ static __forceinline__ void load_fragment(uint4* packs, const uint4* tile, int lane, int first_row, int step) {
+__device__ static __forceinline__ void load_fragment(uint4* packs, const uint4* tile, int lane, int first_row,
+                                                     int step) {
 #pragma unroll
     for (int p = 0; p < Shape::PACKS; p++) {
-        packs[p] = tile[pack_place<CHUNKS>(first_row + Shape::row(lane, p), step * STEP_CHUNKS + Shape::chunk(lane, p))];
+        packs[p] =
+            tile[pack_place<CHUNKS>(first_row + Shape::row(lane, p), step * STEP_CHUNKS + Shape::chunk(lane, p))];
     }
 }
 
 // Adds the product of one Q8 block: its sums, multiplied by the scale of their column.
 template <class Shape>
-__device__ static __forceinline__ void multiply_block(typename Shape::Sums* sums, const uint4* a, const uint4* b, const float* scales,
-                                                      int lane) {
+__device__ static __forceinline__ void multiply_block(typename Shape::Sums* sums, const uint4* a, const uint4* b,
+                                                      const float* scales, int lane) {
     typename Shape::Sums block;
 #pragma unroll
     for (int i = 0; i < Shape::SUMS; i++) block[i] = 0;
@@ -839,20 +857,21 @@ __device__ static __forceinline__ void multiply_block(typename Shape::Sums* sums
     for (int i = 0; i < Shape::SUMS; i++) (*sums)[i] = fmaf(scales[Shape::sum_column(lane, i)], block[i], (*sums)[i]);
 }
 
-// The product for many rows on a chip with matrix instructions: in (rows, stride) has been rounded to what they multiply,
-// matrix_format(); products are exact and sums f32. Bytes of q8 are exact in f16, which rounds `in` 8 times finer than bf16
-// would; each block of 32 is summed by itself and its f32 sum multiplied by the scale. So nothing but the rounding of `in`
-// is lost, whatever the weights.
+// The product for many rows on a chip with matrix instructions: in (rows, stride) has been rounded to what they
+// multiply, matrix_format(); products are exact and sums f32. Bytes of q8 are exact in f16, which rounds `in` 8 times
+// finer than bf16 would; each block of 32 is summed by itself and its f32 sum multiplied by the scale. So nothing but
+// the rounding of `in` is lost, whatever the weights.
 template <class Shape, int DTYPE, int SIZE>
 __global__ void __launch_bounds__((Tiling<Shape, SIZE>::THREADS_OF_BLOCK))
-matrix_matmul(Output output, const uint16_t* in, Matrix weight, const float* bias, int rows, int stride, int OC) {
+    matrix_matmul(Output output, const uint16_t* in, Matrix weight, const float* bias, int rows, int stride, int OC) {
     typedef Tiling<Shape, SIZE> Tile;
     typedef TileStream<Shape, DTYPE, SIZE> Stream;
     typedef typename Shape::Sums Sums;
     __shared__ typename Stream::Stage stages[Stream::STAGES];
     if (!Shape::IS_THERE) return; // never launched there
     int lane = (int)threadIdx.x % Shape::LANES, wave = (int)threadIdx.x / Shape::LANES;
-    int my_row = wave / Tile::ACROSS * Tile::ROWS * FRAGMENT, my_column = wave % Tile::ACROSS * Tile::COLUMNS * FRAGMENT;
+    int my_row = wave / Tile::ACROSS * Tile::ROWS * FRAGMENT,
+        my_column = wave % Tile::ACROSS * Tile::COLUMNS * FRAGMENT;
     Stream stream;
     stream.in = in, stream.weight = weight, stream.rows = rows, stream.OC = OC, stream.stride = stride;
     stream.first_row = (int)blockIdx.x * SIZE, stream.first_column = (int)blockIdx.y * SIZE;
@@ -872,7 +891,8 @@ matrix_matmul(Output output, const uint16_t* in, Matrix weight, const float* bia
     for (int t = 0; t < tiles; t++) {
         if (Stream::ASYNC) copies_await();
         __syncthreads(); // tile t is there, and the stage of tile t - 1, where the next one goes, was read by everyone
-        typename Stream::Stage *stage = &stages[t % Stream::STAGES], *next = &stages[(t + Stream::AHEAD) % Stream::STAGES];
+        typename Stream::Stage *stage = &stages[t % Stream::STAGES],
+                               *next = &stages[(t + Stream::AHEAD) % Stream::STAGES];
         if (t + Stream::AHEAD < tiles) stream.fetch(next, (t + Stream::AHEAD) * Tile::DEPTH);
         if (Stream::ASYNC) copies_end_group();
 #pragma unroll Stream::STEPS_AT_ONCE
@@ -898,28 +918,31 @@ matrix_matmul(Output output, const uint16_t* in, Matrix weight, const float* bia
         stream.land(next, (t + Stream::AHEAD) * Tile::DEPTH); // behind the last tile nobody looks at it
     }
 
-    // Through shared memory, 16 rows of each wave at a time, so that neighbouring threads write neighbouring columns, each
-    // thread always the same one: where rows and columns go takes divisions, which are made once.
+    // Through shared memory, 16 rows of each wave at a time, so that neighbouring threads write neighbouring columns,
+    // each thread always the same one: where rows and columns go takes divisions, which are made once.
     enum { SLAB_ROWS = Tile::DOWN * FRAGMENT, SLAB_STRIDE = SIZE + 4, ROWS_AT_ONCE = Tile::THREADS_OF_BLOCK / SIZE };
-    float* slab = (float*)(void*)stages; // (SLAB_ROWS, SLAB_STRIDE)
+    float* slab = (float*)(void*)stages;                                       // (SLAB_ROWS, SLAB_STRIDE)
     RowPlace* row_places = (RowPlace*)(void*)(slab + SLAB_ROWS * SLAB_STRIDE); // (SIZE)
     int column = stream.first_column + (int)threadIdx.x % SIZE;
     ColumnPlace column_to = column_place(output, min(column, OC - 1));
     float column_bias = bias == NULL ? 0 : bias[min(column, OC - 1)];
     __syncthreads(); // the last tile was read by everyone
-    if ((int)threadIdx.x < SIZE) row_places[threadIdx.x] = row_place(output, min(stream.first_row + (int)threadIdx.x, rows - 1));
+    if ((int)threadIdx.x < SIZE)
+        row_places[threadIdx.x] = row_place(output, min(stream.first_row + (int)threadIdx.x, rows - 1));
 #pragma unroll
     for (int m = 0; m < Tile::ROWS; m++) {
 #pragma unroll
         for (int i = 0; i < Tile::COLUMNS * Shape::SUMS; i++) {
-            int n = i / Shape::SUMS, j = i % Shape::SUMS, row = wave / Tile::ACROSS * FRAGMENT + Shape::sum_row(lane, j);
+            int n = i / Shape::SUMS, j = i % Shape::SUMS,
+                row = wave / Tile::ACROSS * FRAGMENT + Shape::sum_row(lane, j);
             slab[row * SLAB_STRIDE + my_column + n * FRAGMENT + Shape::sum_column(lane, j)] = sums[m][n][j];
         }
         __syncthreads();
         for (int r = (int)threadIdx.x / SIZE; r < SLAB_ROWS; r += ROWS_AT_ONCE) {
             int row = (r / FRAGMENT * Tile::ROWS + m) * FRAGMENT + r % FRAGMENT;
             if (stream.first_row + row >= rows || column >= OC) break;
-            put_at<cache_format(DTYPE)>(output, row_places[row], column_to, slab[r * SLAB_STRIDE + (int)threadIdx.x % SIZE] + column_bias);
+            put_at<cache_format(DTYPE)>(output, row_places[row], column_to,
+                                        slab[r * SLAB_STRIDE + (int)threadIdx.x % SIZE] + column_bias);
         }
         __syncthreads(); // the slab was read by everyone
     }
@@ -961,15 +984,15 @@ template <int CACHE> __device__ static __forceinline__ void widen_pack(float* ou
     }
 }
 
-// out (rows, stride): causal attention, softmax(q · kᵀ / sqrt(hs)) · v over the keys up to the query's own position, for
-// many queries. One block per QUERIES queries of a sequence, head and slice of channels. The
-// block walks over the keys in tiles of KEYS that it holds in shared memory for all its queries; scores exist only for
-// one tile, in registers. Tiles lie at multiples of KEYS from position 0, and a tile beyond a query's own position
-// changes nothing, so where a chunk or a block begins does not show.
+// out (rows, stride): causal attention, softmax(q · kᵀ / sqrt(hs)) · v over the keys up to the query's own position,
+// for many queries. One block per QUERIES queries of a sequence, head and slice of channels. The block walks over the
+// keys in tiles of KEYS that it holds in shared memory for all its queries; scores exist only for one tile, in
+// registers. Tiles lie at multiples of KEYS from position 0, and a tile beyond a query's own position changes nothing,
+// so where a chunk or a block begins does not show.
 template <int CACHE>
-__global__ void __launch_bounds__(THREADS) prefill_attention(Activation out, const float* q, const void* keys,
-                                                             const void* values, const int* step, Heads heads,
-                                                             int stride, float score_scale) {
+__global__ void __launch_bounds__(THREADS)
+    prefill_attention(Activation out, const float* q, const void* keys, const void* values, const int* step,
+                      Heads heads, int stride, float score_scale) {
     enum { PACK = Format<CACHE>::PACK };
     // a stride of 4 floats more than a power of two, so that lanes read their keys' 16 bytes from different banks
     __shared__ __attribute__((aligned(16))) float key_tile[KEYS][SCORE_SLICE + 4];
@@ -1000,7 +1023,8 @@ __global__ void __launch_bounds__(THREADS) prefill_attention(Activation out, con
             for (int i = thread; i < QUERIES * (SCORE_SLICE / 4); i += THREADS) {
                 int row = i / (SCORE_SLICE / 4), quad = i % (SCORE_SLICE / 4);
                 if (quad >= quads) continue;
-                size_t query = (size_t)(b * heads.T + min(first_query + row, heads.T - 1)) * (size_t)heads.NH + (size_t)head;
+                size_t query =
+                    (size_t)(b * heads.T + min(first_query + row, heads.T - 1)) * (size_t)heads.NH + (size_t)head;
                 *(float4*)&query_tile[row][quad * 4] =
                     *(const float4*)(q + query * (size_t)heads.head_stride + from + quad * 4);
             }
@@ -1050,14 +1074,15 @@ __global__ void __launch_bounds__(THREADS) prefill_attention(Activation out, con
 #pragma unroll
         for (int i = 0; i < SUMS; i++) {
             int channel = slice + i * GROUP + lane;
-            if (channel < heads.hs) activation_put(out, out_row + (size_t)channel, softmax[j].sum[i] / softmax[j].total);
+            if (channel < heads.hs)
+                activation_put(out, out_row + (size_t)channel, softmax[j].sum[i] / softmax[j].total);
         }
     }
 }
 
-// How a block of matrix_attention brings keys and values of one head into shared memory, KEY_TILE positions at a time: the
-// keys as they are, with zeros past the head's end, the values transposed, for the product sums over positions (there what is
-// past the head's end gives sums that nobody looks at). What is past the last position repeats it.
+// How a block of matrix_attention brings keys and values of one head into shared memory, KEY_TILE positions at a time:
+// the keys as they are, with zeros past the head's end, the values transposed, for the product sums over positions
+// (there what is past the head's end gives sums that nobody looks at). What is past the last position repeats it.
 template <class Shape, int HEAD> struct CacheStream {
     enum {
         THREADS_OF_BLOCK = ATTENTION_WAVES * Shape::LANES,
@@ -1093,7 +1118,8 @@ template <class Shape, int HEAD> struct CacheStream {
 #pragma unroll
         for (int i = 0; i < KEY_PACKS; i++) {
             int number = (int)threadIdx.x + i * THREADS_OF_BLOCK;
-            key_tile[pack_place<CHUNKS>(number / CHUNKS, number % CHUNKS)] = number % CHUNKS < packs ? key[i] : make_uint4(0, 0, 0, 0);
+            key_tile[pack_place<CHUNKS>(number / CHUNKS, number % CHUNKS)] =
+                number % CHUNKS < packs ? key[i] : make_uint4(0, 0, 0, 0);
         }
 #pragma unroll
         for (int i = 0; i < VALUE_PAIRS; i++) {
@@ -1104,7 +1130,8 @@ template <class Shape, int HEAD> struct CacheStream {
 #pragma unroll
             for (int j = 0; j < CHUNK; j++) {
                 unsigned low = first[j / 2] >> (j % 2 * 16) & 0xffff, high = second[j / 2] >> (j % 2 * 16) << 16;
-                unsigned* row = (unsigned*)(void*)&value_tile[pack_place<KEY_TILE / CHUNK>(channel + j, position / CHUNK)];
+                unsigned* row =
+                    (unsigned*)(void*)&value_tile[pack_place<KEY_TILE / CHUNK>(channel + j, position / CHUNK)];
                 row[position % CHUNK / 2] = low | high;
             }
         }
@@ -1122,32 +1149,39 @@ template <class Shape, bool IS_SUM> __device__ static __forceinline__ float colu
 }
 
 // Causal attention of many queries by matrix instructions, for heads of at most HEAD channels and a cache in f16; q is
-// rounded to f16, and so are the weights of the softmax. One block per ATTENTION_WAVES x 16 queries of a sequence and head,
-// the longest first; each wave has 16 queries. Everything is computed transposed: scores (keys, queries) = k · qᵀ, out
-// (channels, queries) = vᵀ · weightsᵀ, so that what belongs to one query lies in few lanes. Tiles lie at multiples of
-// KEY_TILE from position 0, and a tile beyond a query's own position changes nothing, so where a chunk or a block begins
-// does not show.
+// rounded to f16, and so are the weights of the softmax. One block per ATTENTION_WAVES x 16 queries of a sequence and
+// head, the longest first; each wave has 16 queries. Everything is computed transposed: scores (keys, queries) = k ·
+// qᵀ, out (channels, queries) = vᵀ · weightsᵀ, so that what belongs to one query lies in few lanes. Tiles lie at
+// multiples of KEY_TILE from position 0, and a tile beyond a query's own position changes nothing, so where a chunk or
+// a block begins does not show.
 template <class Shape, int HEAD>
 __global__ void __launch_bounds__((CacheStream<Shape, HEAD>::THREADS_OF_BLOCK))
-matrix_attention(Activation out, const float* q, const void* keys, const void* values, const int* step, Heads heads, int stride,
-                 float score_scale) {
+    matrix_attention(Activation out, const float* q, const void* keys, const void* values, const int* step, Heads heads,
+                     int stride, float score_scale) {
     typedef CacheStream<Shape, HEAD> Stream;
     typedef typename Shape::Sums Sums;
     enum {
-        LANES = Shape::LANES, KEY_TILE = Stream::KEY_TILE, CHUNKS = HEAD / CHUNK, KEY_CHUNKS = KEY_TILE / CHUNK, KEY_FRAGMENTS = KEY_TILE / FRAGMENT,
-        CHANNEL_FRAGMENTS = HEAD / FRAGMENT, BLOCK_QUERIES = ATTENTION_WAVES * FRAGMENT,
-        WEIGHT_SCALE = 1 << 15 // so that small weights are no subnormal halves, which gfx90a takes for 0; the total has it too
+        LANES = Shape::LANES,
+        KEY_TILE = Stream::KEY_TILE,
+        CHUNKS = HEAD / CHUNK,
+        KEY_CHUNKS = KEY_TILE / CHUNK,
+        KEY_FRAGMENTS = KEY_TILE / FRAGMENT,
+        CHANNEL_FRAGMENTS = HEAD / FRAGMENT,
+        BLOCK_QUERIES = ATTENTION_WAVES * FRAGMENT,
+        WEIGHT_SCALE =
+            1 << 15 // so that small weights are no subnormal halves, which gfx90a takes for 0; the total has it too
     };
     __shared__ uint4 query_tile[BLOCK_QUERIES * CHUNKS], key_tile[KEY_TILE * CHUNKS], value_tile[HEAD * KEY_CHUNKS];
     __shared__ uint4 weight_tiles[ATTENTION_WAVES][FRAGMENT * KEY_CHUNKS]; // (queries, keys) of each wave
-    if (!Shape::IS_THERE) return; // never launched there
+    if (!Shape::IS_THERE) return;                                          // never launched there
     int lane = (int)threadIdx.x % LANES, wave = (int)threadIdx.x / LANES;
     int blocks = (heads.T + BLOCK_QUERIES - 1) / BLOCK_QUERIES, b = (int)blockIdx.x / blocks, head = (int)blockIdx.y;
     int first_query = (blocks - 1 - (int)blockIdx.x % blocks) * BLOCK_QUERIES, my_query = first_query + wave * FRAGMENT;
     size_t cache = cache_offset(heads, step[1 + b], head) / CHUNK;
     Stream stream;
     stream.keys = (const uint4*)keys + cache, stream.values = (const uint4*)values + cache;
-    stream.num_keys = step[0] + min(first_query + (int)BLOCK_QUERIES, heads.T), stream.packs = heads.head_stride / CHUNK;
+    stream.num_keys = step[0] + min(first_query + (int)BLOCK_QUERIES, heads.T),
+    stream.packs = heads.head_stride / CHUNK;
     stream.fetch(0);
 
     for (int i = (int)threadIdx.x; i < BLOCK_QUERIES * CHUNKS; i += Stream::THREADS_OF_BLOCK) {
@@ -1190,7 +1224,8 @@ matrix_attention(Activation out, const float* q, const void* keys, const void* v
 #pragma unroll
         for (int i = 0; i < KEY_FRAGMENTS * Shape::SUMS; i++) {
             int f = i / Shape::SUMS, j = i % Shape::SUMS, c = Shape::column_slot(j);
-            int key = tile + f * FRAGMENT + Shape::sum_row(lane, j), position = step[0] + my_query + Shape::sum_column(lane, j);
+            int key = tile + f * FRAGMENT + Shape::sum_row(lane, j),
+                position = step[0] + my_query + Shape::sum_column(lane, j);
             score[f][j] = key <= position ? score[f][j] * score_scale : -INFINITY;
             best[c] = fmaxf(best[c], score[f][j]);
         }
@@ -1207,12 +1242,14 @@ matrix_attention(Activation out, const float* q, const void* keys, const void* v
             int key = f * FRAGMENT + Shape::sum_row(lane, j);
             float weight = expf(score[f][j] - largest[c]) * WEIGHT_SCALE;
             part[c] += weight;
-            weights[pack_place<KEY_CHUNKS>(Shape::sum_column(lane, j), key / CHUNK) * CHUNK + key % CHUNK] = float_to_half(weight);
+            weights[pack_place<KEY_CHUNKS>(Shape::sum_column(lane, j), key / CHUNK) * CHUNK + key % CHUNK] =
+                float_to_half(weight);
         }
 #pragma unroll
         for (int c = 0; c < Shape::COLUMNS; c++) total[c] = total[c] * best[c] + column_reduce<Shape, true>(part[c]);
 #pragma unroll
-        for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++) sums[i / Shape::SUMS][i % Shape::SUMS] *= best[Shape::column_slot(i % Shape::SUMS)];
+        for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++)
+            sums[i / Shape::SUMS][i % Shape::SUMS] *= best[Shape::column_slot(i % Shape::SUMS)];
         __syncthreads(); // the weights are there
 #pragma unroll 1
         for (int s = 0; s < KEY_TILE / STEP; s++) {
@@ -1239,14 +1276,15 @@ matrix_attention(Activation out, const float* q, const void* keys, const void* v
     int queries = min((int)BLOCK_QUERIES, heads.T - first_query);
     for (int row = wave; row < queries; row += ATTENTION_WAVES) {
         size_t at = (size_t)(b * heads.T + first_query + row) * (size_t)stride + (size_t)(head * heads.hs);
-        for (int channel = lane; channel < heads.hs; channel += LANES) ((uint16_t*)out.data)[at + (size_t)channel] = result[row * HEAD + channel];
+        for (int channel = lane; channel < heads.hs; channel += LANES)
+            ((uint16_t*)out.data)[at + (size_t)channel] = result[row * HEAD + channel];
     }
 }
 
 // Copies the first `length` positions of one slot to another. One block per head, grid.y the layers, keys then values.
 // PACK elements of the cache are 16 bytes.
-extern "C" __global__ void __launch_bounds__(THREADS) copy_slot(void* keys, void* values, int PACK, Heads heads,
-                                                                size_t layer_packs, int to, int from, int length) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    copy_slot(void* keys, void* values, int PACK, Heads heads, size_t layer_packs, int to, int from, int length) {
     uint4* cache = (uint4*)(blockIdx.z == 0 ? keys : values) + blockIdx.y * layer_packs;
     uint4* target = cache + cache_offset(heads, to, (int)blockIdx.x) / (size_t)PACK;
     const uint4* source = cache + cache_offset(heads, from, (int)blockIdx.x) / (size_t)PACK;
@@ -1286,17 +1324,18 @@ __device__ static __forceinline__ unsigned long long rank_of(float logit, int id
 // What all threads of a block share while one sequence picks.
 struct PickState {
     unsigned long long bins[DECODE_THREADS]; // one per thread, or per value of 8 bits
-    unsigned long long rank; // found so far by likeliest_until, bit by bit from the top
-    Mass above;              // mass of the ranks above all those that begin like it
+    unsigned long long rank;                 // found so far by likeliest_until, bit by bit from the top
+    Mass above;                              // mass of the ranks above all those that begin like it
 };
 
 // The largest rank such that the tokens of that rank and above, among those of at least `floor`, reach `target` (at
 // least 1, at most what there is). The mass of a token is 1 when it is only counted. A radix search: the masses are
-// summed by the rank's next 8 bits, and the search goes on in the bin where the target is reached. Most logits share a few
-// bins, where thousands of atomic additions would come one after the other: a thread adds up what goes to the same bin.
+// summed by the rank's next 8 bits, and the search goes on in the bin where the target is reached. Most logits share a
+// few bins, where thousands of atomic additions would come one after the other: a thread adds up what goes to the same
+// bin.
 __device__ static __forceinline__ unsigned long long likeliest_until(PickState* state, const float* logits, int V,
-                                                     unsigned long long floor, Mass target, bool is_counted,
-                                                     float largest) {
+                                                                     unsigned long long floor, Mass target,
+                                                                     bool is_counted, float largest) {
     __syncthreads();
     if (threadIdx.x == 0) state->rank = 0, state->above = 0;
 #pragma unroll 1
@@ -1351,9 +1390,10 @@ __device__ static __forceinline__ unsigned long long likeliest(PickState* state,
 
 // The token in whose share of the mass, in the order of ids, the drawn number falls: the threads sum one stretch of ids
 // each, and the thread whose stretch holds the point walks through it.
-__device__ static __forceinline__ void draw(PickState* state, int* next, const float* logits, int V, unsigned long long floor,
-                            float least, float largest, const Pick* pick) {
-    int stretch = (V + DECODE_THREADS - 1) / DECODE_THREADS, begin = min((int)threadIdx.x * stretch, V), end = min(begin + stretch, V);
+__device__ static __forceinline__ void draw(PickState* state, int* next, const float* logits, int V,
+                                            unsigned long long floor, float least, float largest, const Pick* pick) {
+    int stretch = (V + DECODE_THREADS - 1) / DECODE_THREADS, begin = min((int)threadIdx.x * stretch, V),
+        end = min(begin + stretch, V);
     Mass mine = 0, before = 0;
     for (int id = begin; id < end; id++) {
         if (rank_of(logits[id], id) < floor || !(logits[id] >= least)) continue;
@@ -1375,7 +1415,8 @@ __device__ static __forceinline__ void draw(PickState* state, int* next, const f
 
 // The token that logits (V) lead to: argmax without randomness, else top-k, top-p, min-p, temperature and draw, in the
 // order and meaning of sampler.h. *next is written by one thread.
-__device__ static __forceinline__ void pick_from(PickState* state, int* next, const float* logits, int V, const Pick* pick) {
+__device__ static __forceinline__ void pick_from(PickState* state, int* next, const float* logits, int V,
+                                                 const Pick* pick) {
     unsigned long long best = likeliest(state, logits, V), floor = 1;
     int best_id = (int)(0xffffffffu - (unsigned)best);
     if (best == 0 || !(pick->options.temperature > 0)) {
@@ -1411,7 +1452,8 @@ __device__ static __forceinline__ void pick_row(PickState* state, int* next, flo
     int thread = (int)threadIdx.x;
     int token = thread < pick->num_recent ? pick->recent[thread] : -1; // whose logit this thread changes
     float before = token >= 0 ? logits[token] : 0, forbidden_before = 0;
-    if (token >= 0) logits[token] = before > 0 ? before / pick->options.repeat_penalty : before * pick->options.repeat_penalty;
+    if (token >= 0)
+        logits[token] = before > 0 ? before / pick->options.repeat_penalty : before * pick->options.repeat_penalty;
     __syncthreads();
     if (thread == 0 && pick->forbidden >= 0) {
         forbidden_before = logits[pick->forbidden];
@@ -1444,7 +1486,8 @@ __device__ static __forceinline__ void keep_best(unsigned long long* best, unsig
     int lane = (int)threadIdx.x % GROUP, group = (int)threadIdx.x / GROUP, r = (int)threadIdx.x;
     unsigned long long other = __shfl_xor(mine, 1, GROUP);
     mine = other > mine ? other : mine;
-    if (group >= READERS && lane % COLUMNS == 0 && lane / COLUMNS < ROWS) shared[group - READERS][lane / COLUMNS] = mine;
+    if (group >= READERS && lane % COLUMNS == 0 && lane / COLUMNS < ROWS)
+        shared[group - READERS][lane / COLUMNS] = mine;
     __syncthreads();
     if (r >= rows) return;
     for (int w = 0; w < WORKERS; w++) mine = w == 0 || shared[w][r] > mine ? shared[w][r] : mine;
@@ -1453,8 +1496,8 @@ __device__ static __forceinline__ void keep_best(unsigned long long* best, unsig
 
 // next (B): the token that each sequence picks from logits (B, V), one block each; -1 when no logit is finite. best (B)
 // holds the highest ranks, and is left 0 for the next token.
-extern "C" __global__ void __launch_bounds__(DECODE_THREADS) pick_token(int* next, float* logits, unsigned long long* best,
-                                                                        const Pick* picks, int V) {
+extern "C" __global__ void __launch_bounds__(DECODE_THREADS)
+    pick_token(int* next, float* logits, unsigned long long* best, const Pick* picks, int V) {
     __shared__ PickState state;
     const Pick* pick = picks + blockIdx.x;
     float* mine = logits + (size_t)blockIdx.x * (size_t)V;
@@ -1493,20 +1536,20 @@ struct Decode {
     int stride, hidden_stride; // floats in a row of (rows, C) and (rows, 4C)
     int ranges;                // that a cache may have
     Matrix wte, wpe;
-    Matrix matrices[NUM_STAGES];       // of all layers, what each stage multiplies with
-    const float* biases[NUM_STAGES];   // the same; NULL: none
+    Matrix matrices[NUM_STAGES];         // of all layers, what each stage multiplies with
+    const float* biases[NUM_STAGES];     // the same; NULL: none
     const float* ln_weights[NUM_STAGES]; // of all layers, of the LayerNorm that a stage begins with
     const float* ln_biases[NUM_STAGES];
-    char *keys, *values; // of all layers
-    size_t cache_bytes;  // of one layer
-    Flow flow;           // of the first layer
-    size_t layer_floats; // WAITS: from one layer's to the next
-    float* logits;       // (rows, V)
+    char *keys, *values;      // of all layers
+    size_t cache_bytes;       // of one layer
+    Flow flow;                // of the first layer
+    size_t layer_floats;      // WAITS: from one layer's to the next
+    float* logits;            // (rows, V)
     unsigned long long* best; // (rows): the highest rank_of a logit so far; NULL: not wanted
 };
 
-// The same as d, but read anew: without this the compiler would like to keep all of it, and whatever follows from it, in
-// registers from the kernel's beginning to its end.
+// The same as d, but read anew: without this the compiler would like to keep all of it, and whatever follows from it,
+// in registers from the kernel's beginning to its end.
 __device__ static __forceinline__ const Decode& again(const Decode& d) {
 #ifdef __AMDGCN__
     (void)d;
@@ -1536,12 +1579,16 @@ struct Product {
 };
 
 __host__ __device__ static __forceinline__ Matrix matrix_at(Matrix matrix, size_t row, int stride, int dtype) {
-    matrix.data = (const char*)matrix.data + row * (size_t)stride * (dtype == DTYPE_F32 ? 4 : dtype == DTYPE_Q8 ? 1 : 2);
+    matrix.data = (const char*)matrix.data + row * (size_t)stride *
+                                                 (dtype == DTYPE_F32  ? 4
+                                                  : dtype == DTYPE_Q8 ? 1
+                                                                      : 2);
     if (dtype == DTYPE_Q8) matrix.scales += row * (size_t)(stride / Q8_BLOCK);
     return matrix;
 }
 
-template <int DTYPE> __host__ __device__ static __forceinline__ Product stage_product(const Decode& d, int stage, int layer) {
+template <int DTYPE>
+__host__ __device__ static __forceinline__ Product stage_product(const Decode& d, int stage, int layer) {
     Product p;
     int C = d.heads.C;
     p.stride = stage == STAGE_FCPROJ ? d.hidden_stride : d.stride;
@@ -1581,8 +1628,8 @@ __device__ static __forceinline__ bool is_reader() {
 #endif
 }
 
-// A group has two vectors of n floats brought from memory into the cache that all units share, and does not wait for it. On
-// AMD a wave's loads return in order, so there it would.
+// A group has two vectors of n floats brought from memory into the cache that all units share, and does not wait for
+// it. On AMD a wave's loads return in order, so there it would.
 __device__ static __forceinline__ void bring_near(const float* a, const float* b, int n) {
 #if defined(__CUDA_ARCH__)
     enum { PART = 8 }; // floats: a line of the caches is filled in parts of 32 bytes
@@ -1594,8 +1641,8 @@ __device__ static __forceinline__ void bring_near(const float* a, const float* b
 #endif
 }
 
-// A group has them in the unit's own cache when this returns. What was loaded is used for nothing, but so that no compiler
-// can leave it out.
+// A group has them in the unit's own cache when this returns. What was loaded is used for nothing, but so that no
+// compiler can leave it out.
 __device__ static __forceinline__ void touch(const float* a, const float* b, int n) {
 #if defined(__CUDA_ARCH__)
     enum { PART = 8, N = 3 }; // 768 floats at once
@@ -1610,7 +1657,8 @@ __device__ static __forceinline__ void touch(const float* a, const float* b, int
     }
 #elif defined(__AMDGCN__)
     enum { LINE = 32 }; // floats
-    for (int at = opaque((int)threadIdx.x) % GROUP * LINE; at < n; at += GROUP * LINE) asm volatile("" ::"v"(a[at]), "v"(b[at]));
+    for (int at = opaque((int)threadIdx.x) % GROUP * LINE; at < n; at += GROUP * LINE)
+        asm volatile("" ::"v"(a[at]), "v"(b[at]));
 #else
     (void)a, (void)b, (void)n;
 #endif
@@ -1619,9 +1667,11 @@ __device__ static __forceinline__ void touch(const float* a, const float* b, int
 // Steps in which a group goes through a row of channels, two to a lane, and how many it has under way together.
 enum { ROW_STEP = 2 * GROUP, ROW_STEPS = 12 };
 
-// ROW_STEPS steps of stage_x, from the lane's channel `at` on. WHOLE: all of them are channels, so that nothing is asked.
+// ROW_STEPS steps of stage_x, from the lane's channel `at` on. WHOLE: all of them are channels, so that nothing is
+// asked.
 template <int DTYPE, bool WAITS, bool WHOLE>
-__device__ static __forceinline__ float stage_steps(float sum, float* place, float* keep, const float* from, int at, int C, int stride) {
+__device__ static __forceinline__ float stage_steps(float sum, float* place, float* keep, const float* from, int at,
+                                                    int C, int stride) {
     enum { STAGED_STEP = ROW_STEP / Format<DTYPE>::PACK * 4 };
     float2 x[ROW_STEPS];
     take<WAITS, ROW_STEPS>(x, [=](int i) {
@@ -1640,8 +1690,8 @@ __device__ static __forceinline__ float stage_steps(float sum, float* place, flo
     return sum;
 }
 
-// A group brings x (stride), a row of C channels, to shared memory, and to `keep` unless that is NULL; zeros behind. The
-// sum of the lane's channels is returned.
+// A group brings x (stride), a row of C channels, to shared memory, and to `keep` unless that is NULL; zeros behind.
+// The sum of the lane's channels is returned.
 template <int DTYPE, bool WAITS>
 __device__ static __forceinline__ float stage_x(float* staged, float* keep, const float* from, int C, int stride) {
     enum { ROUND = ROW_STEPS * ROW_STEP, STAGED_ROUND = ROUND / Format<DTYPE>::PACK * 4 }; // 768 channels
@@ -1659,7 +1709,8 @@ __device__ static __forceinline__ float stage_x(float* staged, float* keep, cons
 
 // The same when x is the embedding of a token.
 template <int DTYPE>
-__device__ static __forceinline__ float stage_embedding(float* staged, float* keep, const Decode& d, int token, int position) {
+__device__ static __forceinline__ float stage_embedding(float* staged, float* keep, const Decode& d, int token,
+                                                        int position) {
     enum { N = 12, STEP = 2 * GROUP }; // all loads of 768 channels are under way together: nothing hides their latency
     int lane = opaque((int)threadIdx.x) % GROUP, packs = d.stride / Format<DTYPE>::PACK;
     float sum = 0;
@@ -1667,7 +1718,8 @@ __device__ static __forceinline__ float stage_embedding(float* staged, float* ke
     for (int at = 2 * lane; at < d.stride; at += N * STEP) {
         float2 x[N];
 #pragma unroll
-        for (int i = 0; i < N; i++) x[i] = embedded_pair<DTYPE>(d.wte, d.wpe, token, position, min(at + i * STEP, d.stride - 2), d.stride);
+        for (int i = 0; i < N; i++)
+            x[i] = embedded_pair<DTYPE>(d.wte, d.wpe, token, position, min(at + i * STEP, d.stride - 2), d.stride);
 #pragma unroll
         for (int i = 0; i < N; i++) {
             int e = at + i * STEP;
@@ -1683,7 +1735,8 @@ __device__ static __forceinline__ float stage_embedding(float* staged, float* ke
 
 // staged_layernorm's two passes. WHOLE: all lanes have channels in every step, so that nothing is asked.
 template <int DTYPE, bool WHOLE>
-__device__ static __forceinline__ void layernorm_passes(float* place, float sum, const float* weight, const float* bias, int C) {
+__device__ static __forceinline__ void layernorm_passes(float* place, float sum, const float* weight, const float* bias,
+                                                        int C) {
     enum { STAGED_STEP = ROW_STEP / Format<DTYPE>::PACK * 4 };
     int lane = opaque((int)threadIdx.x) % GROUP;
     float squares = 0, mean = group_sum(sum) / (float)C;
@@ -1712,8 +1765,8 @@ __device__ static __forceinline__ void layernorm_passes(float* place, float sum,
 //     (x - mean) / sqrt(variance + 1e-5) * weight + bias
 // over the C channels: LayerNorm, Ba et al. 2016.
 template <int DTYPE>
-__device__ static __forceinline__ void staged_layernorm(float* staged, float sum, const float* weight, const float* bias, int C,
-                                                        int stride) {
+__device__ static __forceinline__ void staged_layernorm(float* staged, float sum, const float* weight,
+                                                        const float* bias, int C, int stride) {
     int lane = opaque((int)threadIdx.x) % GROUP;
     float* place = staged + staged_index<DTYPE>(2 * lane, stride / Format<DTYPE>::PACK);
     if (C % ROW_STEP == 0) layernorm_passes<DTYPE, true>(place, sum, weight, bias, C);
@@ -1731,17 +1784,19 @@ __device__ static __forceinline__ void stage_row(float* staged, const float* fro
         take<WAITS, N>(x, [=](int i) { return place_in(from + first, at + i * STEP, n); });
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            if (at + i * STEP < padded) *(float2*)(place + i * STAGED_STEP) = at + i * STEP < n ? x[i] : make_float2(0, 0);
+            if (at + i * STEP < padded)
+                *(float2*)(place + i * STAGED_STEP) = at + i * STEP < n ? x[i] : make_float2(0, 0);
         }
     }
 }
 
 // All readers put the ranges of a row's attention together and bring it to shared memory, heads side by side. partials
 // is the row's (NH, ranges, 2 + head_stride), of which the first num_ranges of each head count. A range whose largest
-// score is l, of exp(score - l) the total t and, weighted with it, the values' sums s, adds exp(l - L) t and exp(l - L) s
-// where L is the largest of all. RANGES are looked at together.
+// score is l, of exp(score - l) the total t and, weighted with it, the values' sums s, adds exp(l - L) t and exp(l - L)
+// s where L is the largest of all. RANGES are looked at together.
 template <int DTYPE, bool WAITS, int RANGES>
-__device__ static __forceinline__ void stage_ranges(float* staged, const Decode& d, const float* partials, int num_ranges) {
+__device__ static __forceinline__ void stage_ranges(float* staged, const Decode& d, const float* partials,
+                                                    int num_ranges) {
     enum { N = 3, LANES = READERS * GROUP };
     int lane = opaque((int)threadIdx.x), packs = d.stride / Format<DTYPE>::PACK;
     int pairs = (d.heads.hs + 1) / 2, all = d.heads.NH * pairs, size = 2 + d.heads.head_stride;
@@ -1755,7 +1810,8 @@ __device__ static __forceinline__ void stage_ranges(float* staged, const Decode&
             // for each of N pairs of channels and each range: largest score and total, and the sums
             float2 parts[N * RANGES * 2];
             take<WAITS, N * RANGES * 2>(parts, [=](int k) {
-                int number = min(start + k / (2 * RANGES) * LANES, all - 1), r = min(range + k / 2 % RANGES, num_ranges - 1);
+                int number = min(start + k / (2 * RANGES) * LANES, all - 1),
+                    r = min(range + k / 2 % RANGES, num_ranges - 1);
                 const float* part = partials + (size_t)(number / pairs * d.ranges + r) * (size_t)size;
                 Place place = {k % 2 == 0 ? part : part + 2 + number % pairs * 2, true};
                 return place;
@@ -1793,18 +1849,19 @@ __device__ static __forceinline__ void stage_ranges(float* staged, const Decode&
 
 // A text begins with one range, which need not be read four times.
 template <int DTYPE, bool WAITS>
-__device__ static __forceinline__ void stage_attention(float* staged, const Decode& d, const float* partials, int num_ranges) {
+__device__ static __forceinline__ void stage_attention(float* staged, const Decode& d, const float* partials,
+                                                       int num_ranges) {
     if (num_ranges == 1) stage_ranges<DTYPE, WAITS, 1>(staged, d, partials, num_ranges);
     else stage_ranges<DTYPE, WAITS, 4>(staged, d, partials, num_ranges);
 }
 
 // What a block needs in shared memory to look at a range of keys.
 struct AttentionPlace {
-    float* query;  // (head_stride)
-    char* key;     // (head_stride) of the cache's format: k of the query's own position, when it is not in the cache yet
+    float* query; // (head_stride)
+    char* key;    // (head_stride) of the cache's format: k of the query's own position, when it is not in the cache yet
     char* value;
-    float* sums;   // (READERS, head_stride)
-    float* heads;  // (READERS, 2): largest score and total
+    float* sums;  // (READERS, head_stride)
+    float* heads; // (READERS, 2): largest score and total
 };
 
 // Packs in shared memory, for all parts of a place.
@@ -1823,8 +1880,8 @@ __device__ static __forceinline__ AttentionPlace attention_place(float* memory, 
 // One row's query of one head against one range of keys.
 struct Item {
     int row, head, range;
-    int position;      // of the query
-    const void* keys;  // (maxT, head_stride) of that sequence and head
+    int position;     // of the query
+    const void* keys; // (maxT, head_stride) of that sequence and head
     const void* values;
 };
 
@@ -1864,7 +1921,8 @@ __device__ static __forceinline__ void load_values(uint4 (&raw)[PACKS_AT_ONCE], 
 
 // The readers bring q, and k and v of the query's own position when the range holds it (WAITS), to shared memory.
 template <int CACHE, bool WAITS>
-__device__ static __forceinline__ void stage_query(AttentionPlace place, const Decode& d, const float* all_q, Item item) {
+__device__ static __forceinline__ void stage_query(AttentionPlace place, const Decode& d, const float* all_q,
+                                                   Item item) {
     enum { N = WAITS ? 3 : 1 }; // q, k and v
     int head_stride = d.heads.head_stride, hs = d.heads.hs;
     bool has_own = WAITS && item.position / RANGE == item.range;
@@ -1881,7 +1939,9 @@ __device__ static __forceinline__ void stage_query(AttentionPlace place, const D
         for (int i = 1; i < N; i++) {
             char* own = i == 1 ? place.key : place.value;
             if (CACHE == DTYPE_F32) *(float2*)(void*)((float*)(void*)own + e) = x[i];
-            else *(unsigned*)(void*)((uint16_t*)(void*)own + e) = float_to_half(x[i].x) | (unsigned)float_to_half(x[i].y) << 16;
+            else
+                *(unsigned*)(void*)((uint16_t*)(void*)own + e) = float_to_half(x[i].x) | (unsigned)float_to_half(x[i].y)
+                                                                                             << 16;
         }
     }
 }
@@ -1945,12 +2005,15 @@ __device__ static __forceinline__ void weigh_values(float* sums, AttentionPlace 
     }
 }
 
-// The part that one range of keys has in a query's attention, into flow.partials. The readers make it; all threads of the
-// block come to the barriers.
+// The part that one range of keys has in a query's attention, into flow.partials. The readers make it; all threads of
+// the block come to the barriers.
 template <int CACHE, bool WAITS>
-__device__ static __forceinline__ void attend_range(AttentionPlace place, const Decode& d, const Flow& flow, Item item) {
-    int thread = opaque((int)threadIdx.x), lane = thread % GROUP, group = thread / GROUP, head_stride = d.heads.head_stride;
-    int packs = head_stride / Format<CACHE>::PACK, first_key = item.range * RANGE + group * GROUP, key = first_key + lane;
+__device__ static __forceinline__ void attend_range(AttentionPlace place, const Decode& d, const Flow& flow,
+                                                    Item item) {
+    int thread = opaque((int)threadIdx.x), lane = thread % GROUP, group = thread / GROUP,
+        head_stride = d.heads.head_stride;
+    int packs = head_stride / Format<CACHE>::PACK, first_key = item.range * RANGE + group * GROUP,
+        key = first_key + lane;
     int cached = WAITS ? item.position : item.position + 1; // keys that lie in the cache
     uint4 key_raw[PACKS_AT_ONCE], value_raw[PACKS_AT_ONCE];
 #pragma unroll
@@ -1964,7 +2027,8 @@ __device__ static __forceinline__ void attend_range(AttentionPlace place, const 
     float score = key_score<CACHE, WAITS>(place, key_raw, item, key, cached, packs) * (1.0f / sqrtf((float)d.heads.hs));
     float largest = group_max(key <= item.position ? score : -INFINITY);
     float weight = key <= item.position ? expf(score - largest) : 0, total = group_sum(weight);
-    weigh_values<CACHE, WAITS>(place.sums + group * head_stride, place, value_raw, item, weight, first_key, cached, packs);
+    weigh_values<CACHE, WAITS>(place.sums + group * head_stride, place, value_raw, item, weight, first_key, cached,
+                               packs);
     if (lane == 0) place.heads[2 * group] = largest, place.heads[2 * group + 1] = total;
     block_barrier();
     float factor[READERS], whole = 0, most = place.heads[0];
@@ -1988,7 +2052,8 @@ __device__ static __forceinline__ void attend_range(AttentionPlace place, const 
 
 // Item number `number` of a layer's rows * NH * num_ranges.
 template <int CACHE>
-__device__ static __forceinline__ Item make_item(const Decode& d, int layer, const int* step, int number, int num_ranges) {
+__device__ static __forceinline__ Item make_item(const Decode& d, int layer, const int* step, int number,
+                                                 int num_ranges) {
     Item item;
     item.range = number % num_ranges, item.head = number / num_ranges % d.heads.NH;
     item.row = number / num_ranges / d.heads.NH;
@@ -2028,7 +2093,9 @@ __device__ static __forceinline__ void deliver(const StageOutput& output, int ro
     int head = rest / heads.hs, channel = rest - head * heads.hs;
     int place = (WAITS ? part * output.rows : 0) + row;
     if (part == 0 || WAITS) {
-        leave<WAITS>(output.out + ((size_t)place * (size_t)heads.NH + (size_t)head) * (size_t)heads.head_stride + channel, value);
+        leave<WAITS>(output.out + ((size_t)place * (size_t)heads.NH + (size_t)head) * (size_t)heads.head_stride +
+                         channel,
+                     value);
     }
     if (part == 0) return;
     int slot = output.step[1 + row / heads.T], position = output.step[0] + row % heads.T;
@@ -2040,7 +2107,11 @@ __device__ static __forceinline__ void deliver(const StageOutput& output, int ro
 
 // What a worker multiplies with next: LOADS packs per lane of each of COLUMNS columns, on their way in registers.
 template <int DTYPE> struct Chunk {
-    enum { PACK = Format<DTYPE>::PACK, LOADS = DTYPE == DTYPE_Q8 ? 2 : 3, PACKS = LOADS * GROUP }; // 768 elements, or half of them in f32
+    enum {
+        PACK = Format<DTYPE>::PACK,
+        LOADS = DTYPE == DTYPE_Q8 ? 2 : 3,
+        PACKS = LOADS * GROUP
+    }; // 768 elements, or half of them in f32
     uint4 raw[COLUMNS][LOADS];
     float scale[COLUMNS][DTYPE == DTYPE_Q8 ? LOADS : 1];
     float bias; // of the column that the lane puts away
@@ -2063,11 +2134,11 @@ template <int DTYPE> struct Chunk {
         bias = product.bias == NULL ? 0 : product.bias[min(pair * COLUMNS + lane % COLUMNS, product.OC - 1)];
     }
 
-    // Adds its part to the sums: sum += in · weightᵀ over packs first to `end` of rows of which packs `base` and on, `staged`
-    // of them, are in shared memory.
+    // Adds its part to the sums: sum += in · weightᵀ over packs first to `end` of rows of which packs `base` and on,
+    // `staged` of them, are in shared memory.
     template <int ROWS>
-    __device__ __forceinline__ void multiply(float (&sum)[COLUMNS][ROWS], const float* in, int in_stride, int first, int end,
-                                             int base, int staged) const {
+    __device__ __forceinline__ void multiply(float (&sum)[COLUMNS][ROWS], const float* in, int in_stride, int first,
+                                             int end, int base, int staged) const {
         int lane = opaque((int)threadIdx.x) % GROUP;
 #pragma unroll
         for (int i = 0; i < LOADS; i++) {
@@ -2097,7 +2168,8 @@ template <int DTYPE> struct Chunk {
                     }
                 }
 #pragma unroll
-                for (int c = 0; c < COLUMNS; c++) sum[c][r] = DTYPE == DTYPE_Q8 ? fmaf(scale[c][i], part[c], sum[c][r]) : part[c];
+                for (int c = 0; c < COLUMNS; c++)
+                    sum[c][r] = DTYPE == DTYPE_Q8 ? fmaf(scale[c][i], part[c], sum[c][r]) : part[c];
             }
         }
     }
@@ -2111,14 +2183,15 @@ struct Work {
     const float* in; // (ROWS, in_stride) in shared memory
     int in_stride;
     Share share;
-    int packs, slice_packs;         // of a whole row, of a slice
-    int first_slice, slices;        // those in shared memory
-    int first_row, rows;            // of the output, that the rows in shared memory are
-    float* sums;                    // (2, PARTIAL_PAIRS * COLUMNS, all slices, ROWS) in shared memory, if there are several
-    const int* forbidden;           // of the head, if ranks are wanted: (ROWS) tokens that have none, or -1; else NULL
+    int packs, slice_packs;  // of a whole row, of a slice
+    int first_slice, slices; // those in shared memory
+    int first_row, rows;     // of the output, that the rows in shared memory are
+    float* sums;             // (2, PARTIAL_PAIRS * COLUMNS, all slices, ROWS) in shared memory, if there are several
+    const int* forbidden;    // of the head, if ranks are wanted: (ROWS) tokens that have none, or -1; else NULL
 };
 
-template <int DTYPE> __device__ static __forceinline__ Work make_work(const Product& product, const StageOutput& output) {
+template <int DTYPE>
+__device__ static __forceinline__ Work make_work(const Product& product, const StageOutput& output) {
     Work w;
     w.product = product, w.output = output;
     w.share = block_share(product.OC);
@@ -2148,10 +2221,12 @@ template <int DTYPE> __device__ static __forceinline__ Cursor cursor_next(const 
     return c.first < c.end ? c : cursor_at<DTYPE>(w, first_pair, c.task + WORKERS);
 }
 
-__device__ static __forceinline__ int worker() { return opaque((int)threadIdx.x) / GROUP - READERS; }
+__device__ static __forceinline__ int worker() {
+    return opaque((int)threadIdx.x) / GROUP - READERS;
+}
 
-// Starts the loads of the worker's chunk number `number`, from the block's pair first_pair on. There may be no such chunk:
-// then something is loaded that nobody uses.
+// Starts the loads of the worker's chunk number `number`, from the block's pair first_pair on. There may be no such
+// chunk: then something is loaded that nobody uses.
 template <int DTYPE>
 __device__ static __forceinline__ void request(Chunk<DTYPE>* chunk, const Work& w, int first_pair, int number) {
     Cursor c = cursor_at<DTYPE>(w, first_pair, worker());
@@ -2159,8 +2234,8 @@ __device__ static __forceinline__ void request(Chunk<DTYPE>* chunk, const Work& 
     chunk->load(w.product, c.pair, min(c.first, w.packs - 1));
 }
 
-// Puts one task's sums away, which are in all lanes: lane r * COLUMNS + c takes those of column c and row r. best is the
-// lane's highest rank so far.
+// Puts one task's sums away, which are in all lanes: lane r * COLUMNS + c takes those of column c and row r. best is
+// the lane's highest rank so far.
 template <int CACHE, int ROWS, bool WAITS>
 __device__ static __forceinline__ void finish_task(const Work& w, const float (&sum)[COLUMNS][ROWS], Cursor cursor,
                                                    int first_pair, float bias, unsigned long long& best) {
@@ -2222,8 +2297,8 @@ __device__ static __forceinline__ int slice_rounds(int OC) {
     return (block_share(OC).count + PARTIAL_PAIRS - 1) / PARTIAL_PAIRS;
 }
 
-// The same for a product that may be in slices. If it is: after every PARTIAL_PAIRS pairs of columns, or when the last slices have been
-// multiplied, all threads of the block meet and the slices are added in their order.
+// The same for a product that may be in slices. If it is: after every PARTIAL_PAIRS pairs of columns, or when the last
+// slices have been multiplied, all threads of the block meet and the slices are added in their order.
 template <int DTYPE, int ROWS, bool WAITS>
 __device__ static __forceinline__ void multiply_slices(Chunk<DTYPE>* chunk, Work w, unsigned long long& best) {
     int slices = w.product.slices, thread = opaque((int)threadIdx.x) - READERS * GROUP;
@@ -2247,10 +2322,13 @@ __device__ static __forceinline__ void multiply_slices(Chunk<DTYPE>* chunk, Work
 }
 // Where a stage's results go. `before` (rows, before_stride) is x as the stage found it.
 template <int DTYPE>
-__device__ static __forceinline__ StageOutput stage_output(const Decode& d, const Flow& flow, int stage, int layer, const int* step,
-                                                      const float* before) {
+__device__ static __forceinline__ StageOutput stage_output(const Decode& d, const Flow& flow, int stage, int layer,
+                                                           const int* step, const float* before) {
     StageOutput o;
-    o.kind = stage == STAGE_QKV ? OUTPUT_QKV : stage == STAGE_FC ? OUTPUT_GELU : stage == STAGE_HEAD ? OUTPUT_STORE : OUTPUT_ADD;
+    o.kind = stage == STAGE_QKV    ? OUTPUT_QKV
+             : stage == STAGE_FC   ? OUTPUT_GELU
+             : stage == STAGE_HEAD ? OUTPUT_STORE
+                                   : OUTPUT_ADD;
     o.stride = stage == STAGE_FC ? d.hidden_stride : stage == STAGE_HEAD ? d.V : d.stride;
     o.out = stage == STAGE_QKV       ? flow.q
             : stage == STAGE_ATTPROJ ? flow.middle
@@ -2267,21 +2345,22 @@ __device__ static __forceinline__ StageOutput stage_output(const Decode& d, cons
 // Decoding: one launch for each stage
 
 // Floats of shared memory that decode_stage() needs for `slices` slices of ROWS rows at once.
-template <int DTYPE> __host__ __device__ static __forceinline__ int stage_row_floats(int stride, int all_slices, int slices) {
+template <int DTYPE>
+__host__ __device__ static __forceinline__ int stage_row_floats(int stride, int all_slices, int slices) {
     int packs = stride / Format<DTYPE>::PACK;
     return min((packs + all_slices - 1) / all_slices * slices, packs) * Format<DTYPE>::PACK;
 }
 
 // One stage of `d.rows` rows, ROWS of them per block of grid.y. Only as many slices of them are in shared memory at a
-// time as have room there. For the head, row r is made from row r / count * pitch + first + r % count of x: `count` rows
-// out of every `pitch`.
+// time as have room there. For the head, row r is made from row r / count * pitch + first + r % count of x: `count`
+// rows out of every `pitch`.
 struct HeadRows {
     int count, pitch, first;
 };
 
 template <int DTYPE, int ROWS>
-__global__ void __launch_bounds__(DECODE_THREADS)
-    decode_stage(Decode all, int stage, int layer, const int* step, HeadRows head, const Pick* picks, int slices_at_once) {
+__global__ void __launch_bounds__(DECODE_THREADS) decode_stage(Decode all, int stage, int layer, const int* step,
+                                                               HeadRows head, const Pick* picks, int slices_at_once) {
     const Decode& d = again(all);
     HIP_DYNAMIC_SHARED(float4, memory)
     __shared__ float sums[2 * PARTIAL_PAIRS * COLUMNS * 4 * ROWS];
@@ -2295,7 +2374,8 @@ __global__ void __launch_bounds__(DECODE_THREADS)
     unsigned long long lane_best = 0;
     work.in = (const float*)memory, work.in_stride = row_floats, work.slices = slices_at_once;
     work.first_row = first_row, work.rows = rows, work.sums = sums;
-    if (d.best != NULL && (int)threadIdx.x < rows) forbidden[threadIdx.x] = picks[first_row + (int)threadIdx.x].forbidden;
+    if (d.best != NULL && (int)threadIdx.x < rows)
+        forbidden[threadIdx.x] = picks[first_row + (int)threadIdx.x].forbidden;
 
     if (is_reader()) {
         for (int first = 0; first < product.slices; first += slices_at_once) {
@@ -2306,16 +2386,20 @@ __global__ void __launch_bounds__(DECODE_THREADS)
                 float* staged = (float*)memory + r * row_floats;
                 int row = first_row + r;
                 if (stage == STAGE_FCPROJ) {
-                    stage_row<DTYPE, false>(staged, d.flow.hidden + (size_t)row * (size_t)d.hidden_stride, element, part, part);
+                    stage_row<DTYPE, false>(staged, d.flow.hidden + (size_t)row * (size_t)d.hidden_stride, element,
+                                            part, part);
                 } else if (stage == STAGE_ATTPROJ) {
                     size_t heads = (size_t)d.heads.NH * (size_t)d.ranges * (size_t)(2 + d.heads.head_stride);
                     int num_ranges = (step[0] + row % d.heads.T) / RANGE + 1;
                     stage_attention<DTYPE, false>(staged, d, d.flow.partials + (size_t)row * heads, num_ranges);
                 } else if (r % READERS == reader) {
-                    int source = stage == STAGE_HEAD ? row / head.count * head.pitch + head.first + row % head.count : row;
+                    int source =
+                        stage == STAGE_HEAD ? row / head.count * head.pitch + head.first + row % head.count : row;
                     size_t at = (size_t)layer * (size_t)d.heads.C;
-                    float sum = stage_x<DTYPE, false>(staged, NULL, d.flow.x + (size_t)source * (size_t)d.stride, d.heads.C, d.stride);
-                    staged_layernorm<DTYPE>(staged, sum, d.ln_weights[stage] + at, d.ln_biases[stage] + at, d.heads.C, d.stride);
+                    float sum = stage_x<DTYPE, false>(staged, NULL, d.flow.x + (size_t)source * (size_t)d.stride,
+                                                      d.heads.C, d.stride);
+                    staged_layernorm<DTYPE>(staged, sum, d.ln_weights[stage] + at, d.ln_biases[stage] + at, d.heads.C,
+                                            d.stride);
                 }
             }
             block_barrier();
@@ -2342,7 +2426,7 @@ __global__ void __launch_bounds__(DECODE_THREADS)
 
 // One block for each range of keys, head and row; ranges that the row has not got are left alone.
 template <int CACHE>
-__global__ void __launch_bounds__(READERS * GROUP) decode_attention(Decode d, int layer, const int* step) {
+__global__ void __launch_bounds__(READERS* GROUP) decode_attention(Decode d, int layer, const int* step) {
     HIP_DYNAMIC_SHARED(float4, memory)
     int row = (int)blockIdx.z, num_ranges = (step[0] + row % d.heads.T) / RANGE + 1;
     if ((int)blockIdx.x >= num_ranges) return;
@@ -2358,12 +2442,12 @@ __global__ void __launch_bounds__(READERS * GROUP) decode_attention(Decode d, in
 struct StepArguments {
     int position;
     int slots[PERSISTENT_ROWS], tokens[PERSISTENT_ROWS], forbidden[PERSISTENT_ROWS];
-    bool is_greedy;     // without penalties: the highest logit but the forbidden token's
-    const Pick* picks;  // (rows): otherwise
-    int* next;          // (rows): the tokens, -1 for none; left alone when a block has given up waiting
-    int* arrived;       // blocks that are done, and how many of them have given up; 0 before and after
-    int patience;       // looks at one place before a block gives up
-    float* other;       // the memory between the stages that the next token will use, layer by layer
+    bool is_greedy;    // without penalties: the highest logit but the forbidden token's
+    const Pick* picks; // (rows): otherwise
+    int* next;         // (rows): the tokens, -1 for none; left alone when a block has given up waiting
+    int* arrived;      // blocks that are done, and how many of them have given up; 0 before and after
+    int patience;      // looks at one place before a block gives up
+    float* other;      // the memory between the stages that the next token will use, layer by layer
 };
 
 // The block's shared memory.
@@ -2377,11 +2461,14 @@ struct TokenPlace {
     int* forbidden; // (ROWS)
 };
 
-template <int ROWS> __host__ __device__ static __forceinline__ int token_place_floats(int stride, int hidden_stride, int head_stride) {
-    return ROWS * (3 * stride + hidden_stride) + 2 * PARTIAL_PAIRS * COLUMNS * 4 * ROWS + attention_place_floats(head_stride);
+template <int ROWS>
+__host__ __device__ static __forceinline__ int token_place_floats(int stride, int hidden_stride, int head_stride) {
+    return ROWS * (3 * stride + hidden_stride) + 2 * PARTIAL_PAIRS * COLUMNS * 4 * ROWS +
+           attention_place_floats(head_stride);
 }
 
-template <int ROWS> __device__ static __forceinline__ TokenPlace token_place(float* memory, const Decode& d, int* numbers) {
+template <int ROWS>
+__device__ static __forceinline__ TokenPlace token_place(float* memory, const Decode& d, int* numbers) {
     TokenPlace p;
     p.in[0] = memory, p.in[1] = p.in[0] + ROWS * d.stride;
     p.x[0] = p.in[1] + ROWS * d.hidden_stride, p.x[1] = p.x[0] + ROWS * d.stride;
@@ -2420,8 +2507,8 @@ __device__ static __forceinline__ void bring_layernorm(const Decode& d, int half
     if ((int)threadIdx.x < GROUP) bring_near(d.ln_weights[stage] + at, d.ln_biases[stage] + at, d.heads.C);
 }
 
-// What the readers do before the first or second half of layer `layer`, qkv or fc, or after the last before the head: x as
-// the half before left it, at first the embedding, with LayerNorm.
+// What the readers do before the first or second half of layer `layer`, qkv or fc, or after the last before the head: x
+// as the half before left it, at first the embedding, with LayerNorm.
 template <int DTYPE>
 __device__ static __forceinline__ void read_x(const Decode& d, const TokenPlace& place, int layer, int stage) {
     Flow flow = flow_at(d, layer);
@@ -2429,9 +2516,11 @@ __device__ static __forceinline__ void read_x(const Decode& d, const TokenPlace&
     const float *weight = d.ln_weights[stage] + at, *bias = d.ln_biases[stage] + at;
     const float* x = stage == STAGE_FC ? flow.middle : flow.x - d.layer_floats;
     for (int r = opaque((int)threadIdx.x) / GROUP; r < d.rows; r += READERS) {
-        float *staged = place.in[0] + r * d.stride, *keep = (stage == STAGE_FC ? place.x[1] : place.x[0]) + r * d.stride, sum;
+        float *staged = place.in[0] + r * d.stride,
+              *keep = (stage == STAGE_FC ? place.x[1] : place.x[0]) + r * d.stride, sum;
         touch(weight, bias, d.heads.C);
-        if (layer == 0 && stage == STAGE_QKV) sum = stage_embedding<DTYPE>(staged, keep, d, place.tokens[r], place.step[0]);
+        if (layer == 0 && stage == STAGE_QKV)
+            sum = stage_embedding<DTYPE>(staged, keep, d, place.tokens[r], place.step[0]);
         else sum = stage_x<DTYPE, true>(staged, keep, x + r * d.stride, d.heads.C, d.stride);
         staged_layernorm<DTYPE>(staged, sum, weight, bias, d.heads.C, d.stride);
     }
@@ -2449,7 +2538,8 @@ __device__ static __forceinline__ void read_attention(const Decode& d, const Tok
         attend_range<CACHE, true>(attention_place(place.attention, d.heads.head_stride), d, flow, item);
     }
     for (int r = 0; r < d.rows; r++) {
-        stage_attention<DTYPE, true>(place.in[1] + r * d.stride, d, flow.partials + (size_t)r * row_partials, num_ranges);
+        stage_attention<DTYPE, true>(place.in[1] + r * d.stride, d, flow.partials + (size_t)r * row_partials,
+                                     num_ranges);
     }
 }
 
@@ -2458,7 +2548,8 @@ template <int DTYPE>
 __device__ static __forceinline__ void read_hidden(const Decode& d, const TokenPlace& place, int layer) {
     const float* hidden = flow_at(d, layer).hidden;
     for (int r = 0; r < d.rows; r++) {
-        stage_row<DTYPE, true>(place.in[1] + r * d.hidden_stride, hidden + r * d.hidden_stride, 0, 4 * d.heads.C, d.hidden_stride);
+        stage_row<DTYPE, true>(place.in[1] + r * d.hidden_stride, hidden + r * d.hidden_stride, 0, 4 * d.heads.C,
+                               d.hidden_stride);
     }
 }
 
@@ -2470,10 +2561,9 @@ __device__ static __forceinline__ void clear_other(const Decode& d, float* other
     }
 }
 
-// All that the readers do for a token. A layer has two halves that are alike: LayerNorm and a wide product, then a product
-// that adds to x.
-template <int DTYPE>
-__device__ static __forceinline__ void read_token(const Decode& d, const TokenPlace& place) {
+// All that the readers do for a token. A layer has two halves that are alike: LayerNorm and a wide product, then a
+// product that adds to x.
+template <int DTYPE> __device__ static __forceinline__ void read_token(const Decode& d, const TokenPlace& place) {
     int halves = 2 * d.L;
     for (int half = 0; half <= halves; half++) {
         int layer = half / 2;
@@ -2492,8 +2582,10 @@ __device__ static __forceinline__ void read_token(const Decode& d, const TokenPl
 // One stage's work in the persistent kernel.
 template <int DTYPE>
 __device__ static __forceinline__ Work token_work(const Decode& d, const TokenPlace& place, int stage, int layer) {
-    bool is_second = stage == STAGE_FC || stage == STAGE_FCPROJ, is_residual = stage == STAGE_ATTPROJ || stage == STAGE_FCPROJ;
-    StageOutput output = stage_output<DTYPE>(d, flow_at(d, layer), stage, layer, place.step, is_second ? place.x[1] : place.x[0]);
+    bool is_second = stage == STAGE_FC || stage == STAGE_FCPROJ,
+         is_residual = stage == STAGE_ATTPROJ || stage == STAGE_FCPROJ;
+    StageOutput output =
+        stage_output<DTYPE>(d, flow_at(d, layer), stage, layer, place.step, is_second ? place.x[1] : place.x[0]);
     Work w = make_work<DTYPE>(stage_product<DTYPE>(d, stage, layer), output);
     w.in = is_residual ? place.in[1] : place.in[0];
     w.in_stride = stage == STAGE_FCPROJ ? d.hidden_stride : d.stride;
@@ -2503,13 +2595,13 @@ __device__ static __forceinline__ Work token_work(const Decode& d, const TokenPl
 
 // Starts the loads of a worker's chunk number `number` of a stage to come.
 template <int DTYPE>
-__device__ static __forceinline__ void request_stage(Chunk<DTYPE>* chunk, const Decode& d, const TokenPlace& place, int stage,
-                                                     int layer, int number) {
+__device__ static __forceinline__ void request_stage(Chunk<DTYPE>* chunk, const Decode& d, const TokenPlace& place,
+                                                     int stage, int layer, int number) {
     request<DTYPE>(chunk, token_work<DTYPE>(again(d), place, stage, layer), 0, number);
 }
 
-// All that the workers do for a token. Two chunks of weights are on their way at any time, each requested as soon as the
-// one before it in the same registers was used: two stages, and their waits, ahead of its use.
+// All that the workers do for a token. Two chunks of weights are on their way at any time, each requested as soon as
+// the one before it in the same registers was used: two stages, and their waits, ahead of its use.
 template <int DTYPE, int ROWS>
 __device__ static __forceinline__ void work_token(const Decode& d, const TokenPlace& place, unsigned long long& best) {
     int items = block_items(d.rows * d.heads.NH * (place.step[0] / RANGE + 1)), halves = 2 * d.L;
@@ -2528,7 +2620,11 @@ __device__ static __forceinline__ void work_token(const Decode& d, const TokenPl
         Work residual = token_work<DTYPE>(again(d), place, is_first ? STAGE_ATTPROJ : STAGE_FCPROJ, layer);
         block_barrier();
         multiply_slices<DTYPE, ROWS, true>(&chunks[1], residual, none);
-        request_stage<DTYPE>(&chunks[1], d, place, is_last ? STAGE_HEAD : is_first ? STAGE_FCPROJ : STAGE_ATTPROJ, next, is_last);
+        request_stage<DTYPE>(&chunks[1], d, place,
+                             is_last    ? STAGE_HEAD
+                             : is_first ? STAGE_FCPROJ
+                                        : STAGE_ATTPROJ,
+                             next, is_last);
     }
     Work head = token_work<DTYPE>(again(d), place, STAGE_HEAD, 0);
     head.forbidden = place.forbidden;
@@ -2551,7 +2647,8 @@ __device__ static __forceinline__ void pick_when_last(const Decode& d, const Ste
     for (int r = 0; r < d.rows; r++) {
         const float* logits = d.logits + (size_t)r * (size_t)d.V;
         if (is_whole && step.is_greedy && threadIdx.x == 0) step.next[r] = token_of_rank(d.best[r], logits);
-        if (is_whole && !step.is_greedy) pick_row(state, step.next + r, d.logits + (size_t)r * (size_t)d.V, d.V, step.picks + r);
+        if (is_whole && !step.is_greedy)
+            pick_row(state, step.next + r, d.logits + (size_t)r * (size_t)d.V, d.V, step.picks + r);
         if (threadIdx.x == 0) d.best[r] = 0;
     }
     if (threadIdx.x == 0) step.arrived[0] = step.arrived[1] = 0;
@@ -2590,8 +2687,10 @@ __global__ void __launch_bounds__(DECODE_THREADS) decode_token(Decode d, StepArg
 static bool hip_fail(Error* error, hipError_t status, const char* doing) {
     switch (status) {
     case hipErrorNoDevice:
-        return fail(error, "GPU: none found (%s); is the driver loaded, and may this user open /dev/kfd (group render)? "
-                           "--device cpu runs without one", hipGetErrorString(status));
+        return fail(error,
+                    "GPU: none found (%s); is the driver loaded, and may this user open /dev/kfd (group render)? "
+                    "--device cpu runs without one",
+                    hipGetErrorString(status));
     case hipErrorInsufficientDriver:
     case hipErrorNotInitialized:
         return fail(error, "GPU: the driver does not answer or is too old (%s); update it, or use --device cpu",
@@ -2599,12 +2698,16 @@ static bool hip_fail(Error* error, hipError_t status, const char* doing) {
     case hipErrorNoBinaryForGpu:
     case hipErrorSharedObjectInitFailed: // what newer runtimes say instead
     case hipErrorInvalidDeviceFunction:
-        return fail(error, "GPU: this program holds no code for the card (%s); build it with make GPU_TARGETS=<arch>, "
-                           "--list-devices names the arch", hipGetErrorString(status));
+        return fail(error,
+                    "GPU: this program holds no code for the card (%s); build it with make GPU_TARGETS=<arch>, "
+                    "--list-devices names the arch",
+                    hipGetErrorString(status));
     case hipErrorOutOfMemory:
-        return fail(error, "GPU: no memory left while %s; use --dtype q8, a smaller --ctx or -b, or --device cpu", doing);
+        return fail(error, "GPU: no memory left while %s; use --dtype q8, a smaller --ctx or -b, or --device cpu",
+                    doing);
     default:
-        return fail(error, "GPU: error %d while %s (%s); the kernel log may say more, --device cpu runs without the card",
+        return fail(error,
+                    "GPU: error %d while %s (%s); the kernel log may say more, --device cpu runs without the card",
                     (int)status, doing, hipGetErrorString(status));
     }
 }
@@ -2614,7 +2717,9 @@ static bool hip_ok(hipError_t status, const char* doing, Error* error) {
 }
 
 // After a launch: was it accepted?
-static bool launched(const char* kernel, Error* error) { return hip_ok(hipGetLastError(), kernel, error); }
+static bool launched(const char* kernel, Error* error) {
+    return hip_ok(hipGetLastError(), kernel, error);
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Host: the device and its memory
@@ -2647,12 +2752,12 @@ struct Device {
     hipStream_t stream;
     hipGraphExec_t graph; // a decode step of graph_B sequences with its pick, or NULL
     int graph_B;
-    bool has_no_graphs;   // the runtime refused to capture one, or the steps are looked into
+    bool has_no_graphs; // the runtime refused to capture one, or the steps are looked into
     Route route;
     int compute_units;
     int blocks_per_unit;                 // of the persistent kernel
     int max_blocks[PERSISTENT_ROWS + 1]; // of it per compute unit, by the number of rows; 0: it does not run here
-    bool is_out_of_memory; // the last allocation found no room
+    bool is_out_of_memory;               // the last allocation found no room
     void* allocations[MAX_ALLOCATIONS];
     void* host_allocations[MAX_ALLOCATIONS];
     int num_allocations, num_host_allocations;
@@ -2674,36 +2779,42 @@ struct Device {
     float* hidden;                   // (max_rows, hidden_stride)
     float* partials;                 // (rows of a decode chunk, NH, ranges, 2 + head_stride)
     unsigned long long* best;        // (max_batch) highest ranks, 0 between tokens
-    float* flow[2];                  // persistent: (L, layer_floats), what one stage leaves for the next; EMPTY before use
-    int flow_in_use;                 // the one that the next token takes
+    float* flow[2];  // persistent: (L, layer_floats), what one stage leaves for the next; EMPTY before use
+    int flow_in_use; // the one that the next token takes
     size_t layer_floats;
-    int* arrived;                    // persistent: [blocks that are done, those that have given up], 0 between tokens
-    int patience;                    // persistent: StepArguments'
-    uint16_t* rounded_normed;        // for matrix instructions, NULL where there are none: normed, (max_rows, stride)
-    uint16_t* rounded_att;           // att, the same
-    uint16_t* rounded_hidden;        // hidden, (max_rows, hidden_stride)
-    char* keys;                      // (L, max_batch, NH, maxT, head_stride) of cache_format()
-    char* values;                    // the same
-    float* logits;                   // (head_rows, V); NULL with cpu_logits
-    int* step;                       // [position, slots (max_batch), tokens (max_rows)]
-    Pick* picks;                     // (max_batch)
-    int* next;                       // (max_batch)
+    int* arrived;             // persistent: [blocks that are done, those that have given up], 0 between tokens
+    int patience;             // persistent: StepArguments'
+    uint16_t* rounded_normed; // for matrix instructions, NULL where there are none: normed, (max_rows, stride)
+    uint16_t* rounded_att;    // att, the same
+    uint16_t* rounded_hidden; // hidden, (max_rows, hidden_stride)
+    char* keys;               // (L, max_batch, NH, maxT, head_stride) of cache_format()
+    char* values;             // the same
+    float* logits;            // (head_rows, V); NULL with cpu_logits
+    int* step;                // [position, slots (max_batch), tokens (max_rows)]
+    Pick* picks;              // (max_batch)
+    int* next;                // (max_batch)
 
     // in pinned host memory, to and from which copies run without a stop
     int* host_step;
     Pick* host_picks;
     int* host_next;
-    float* host_hidden;       // cpu_logits: (head_rows, stride)
-    char* host_rows;          // cpu_logits: (max_rows) rows of wte in the card's format
-    uint16_t* host_scales;    // and their scales
-    float* host_logits;       // cpu_logits: (max_batch, V), of the last choice; not pinned
+    float* host_hidden;    // cpu_logits: (head_rows, stride)
+    char* host_rows;       // cpu_logits: (max_rows) rows of wte in the card's format
+    uint16_t* host_scales; // and their scales
+    float* host_logits;    // cpu_logits: (max_batch, V), of the last choice; not pinned
 };
 
-static int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+static int round_up(int n, int multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
 
 // Bytes of one row of a matrix with `cols` columns on the card, and its scales.
-static size_t card_stride(size_t cols) { return (cols + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN; }
-static size_t card_row_bytes(const Device* d, size_t cols) { return card_stride(cols) * dtype_size(d->options.dtype); }
+static size_t card_stride(size_t cols) {
+    return (cols + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN;
+}
+static size_t card_row_bytes(const Device* d, size_t cols) {
+    return card_stride(cols) * dtype_size(d->options.dtype);
+}
 static size_t card_row_scales(const Device* d, size_t cols) {
     return d->options.dtype == DTYPE_Q8 ? card_stride(cols) / Q8_BLOCK : 0;
 }
@@ -2716,9 +2827,10 @@ static bool card_allocate(Device* d, void** memory, size_t bytes, const char* wh
         size_t free_bytes = 0, total = 0;
         (void)hipGetLastError(); // or the next launch would be blamed for it
         if (!hip_ok(hipMemGetInfo(&free_bytes, &total), "asking for free memory", error)) return false;
-        return fail(error, "GPU %d: no memory for %s (%.1f MB, %.1f of %.1f MB are free); use --dtype q8, a smaller --ctx "
-                           "or -b, --cpu-logits, or --device cpu", d->options.gpu, what, 1e-6 * (double)bytes,
-                    1e-6 * (double)free_bytes, 1e-6 * (double)total);
+        return fail(error,
+                    "GPU %d: no memory for %s (%.1f MB, %.1f of %.1f MB are free); use --dtype q8, a smaller --ctx "
+                    "or -b, --cpu-logits, or --device cpu",
+                    d->options.gpu, what, 1e-6 * (double)bytes, 1e-6 * (double)free_bytes, 1e-6 * (double)total);
     }
     if (!hip_ok(status, what, error)) return false;
     d->allocations[d->num_allocations++] = *memory;
@@ -2772,7 +2884,8 @@ static bool upload_matrix(Device* d, ParameterId id, Error* error) {
     size_t piece = max((size_t)1, min(rows, ((size_t)4 << 20) / row_bytes));
     size_t piece_bytes = piece * row_bytes; // a multiple of 4, so the floats behind it are aligned
     size_t wide_bytes = card_stride(shape.cols) * sizeof(float);
-    char* staging = (char*)allocate(piece_bytes + wide_bytes + piece * row_scales * sizeof(uint16_t), 1, "upload", error);
+    char* staging =
+        (char*)allocate(piece_bytes + wide_bytes + piece * row_scales * sizeof(uint16_t), 1, "upload", error);
     if (staging == NULL) return false;
     float* wide = (float*)(void*)(staging + piece_bytes);
     uint16_t* staged_scales = (uint16_t*)(void*)(staging + piece_bytes + wide_bytes);
@@ -2782,10 +2895,12 @@ static bool upload_matrix(Device* d, ParameterId id, Error* error) {
         for (size_t r = 0; r < n; r++) {
             card_row(d, staging + r * row_bytes, staged_scales + r * row_scales, matrix, first + r, shape.cols, wide);
         }
-        ok = hip_ok(hipMemcpy(data + first * row_bytes, staging, n * row_bytes, hipMemcpyHostToDevice), shape.name, error);
+        ok = hip_ok(hipMemcpy(data + first * row_bytes, staging, n * row_bytes, hipMemcpyHostToDevice), shape.name,
+                    error);
         if (ok && row_scales > 0) {
             ok = hip_ok(hipMemcpy(scales + first * row_scales, staged_scales, n * row_scales * sizeof *scales,
-                                  hipMemcpyHostToDevice), shape.name, error);
+                                  hipMemcpyHostToDevice),
+                        shape.name, error);
         }
     }
     free(staging);
@@ -2818,7 +2933,9 @@ static size_t cache_layer_bytes(const Device* d) {
 }
 
 // Ranges of keys that a cache may have, and floats that the attention of one row leaves for them.
-static int max_ranges(const Device* d) { return (d->heads.maxT + RANGE - 1) / RANGE; }
+static int max_ranges(const Device* d) {
+    return (d->heads.maxT + RANGE - 1) / RANGE;
+}
 static size_t partial_floats(const Device* d) {
     return (size_t)d->heads.NH * (size_t)max_ranges(d) * (size_t)(2 + d->heads.head_stride);
 }
@@ -2831,13 +2948,17 @@ static size_t token_shared_bytes(const Device* d, int rows);
 static bool plan_persistent(Device* d, Error* error) {
     size_t rows = (size_t)min(d->options.max_batch, (int)PERSISTENT_ROWS), L = (size_t)d->model->config.num_layers;
     int is_cooperative = 0;
-    if (hipDeviceGetAttribute(&is_cooperative, hipDeviceAttributeCooperativeLaunch, d->options.gpu) != hipSuccess) is_cooperative = 0;
+    if (hipDeviceGetAttribute(&is_cooperative, hipDeviceAttributeCooperativeLaunch, d->options.gpu) != hipSuccess)
+        is_cooperative = 0;
     for (int r = 1; r <= (int)rows && is_cooperative && !d->options.cpu_logits; r++) {
         size_t bytes = token_shared_bytes(d, r);
         TokenKernel kernel = token_kernel(d, r);
         if (bytes <= PERSISTENT_SHARED &&
-            hipFuncSetAttribute((const void*)kernel, hipFuncAttributeMaxDynamicSharedMemorySize, (int)bytes) == hipSuccess &&
-            hipOccupancyMaxActiveBlocksPerMultiprocessor(&d->max_blocks[r], kernel, DECODE_THREADS, bytes) == hipSuccess) continue;
+            hipFuncSetAttribute((const void*)kernel, hipFuncAttributeMaxDynamicSharedMemorySize, (int)bytes) ==
+                hipSuccess &&
+            hipOccupancyMaxActiveBlocksPerMultiprocessor(&d->max_blocks[r], kernel, DECODE_THREADS, bytes) ==
+                hipSuccess)
+            continue;
         d->max_blocks[r] = 0;
     }
     (void)hipGetLastError();
@@ -2848,7 +2969,8 @@ static bool plan_persistent(Device* d, Error* error) {
     d->layer_floats = (d->layer_floats + 3) / 4 * 4;
     for (int i = 0; i < 2; i++) {
         if (!card_array(d, &d->flow[i], L * d->layer_floats, "activations", error) ||
-            !hip_ok(hipMemset(d->flow[i], 0xff, L * d->layer_floats * sizeof(float)), "clearing memory", error)) return false;
+            !hip_ok(hipMemset(d->flow[i], 0xff, L * d->layer_floats * sizeof(float)), "clearing memory", error))
+            return false;
     }
     return true;
 }
@@ -2864,14 +2986,16 @@ static bool plan_memory(Device* d, Error* error) {
            card_array(d, &d->att, rows * stride, "activations", error) &&
            card_array(d, &d->hidden, rows * (size_t)d->hidden_stride, "activations", error) &&
            card_array(d, &d->partials, decode_rows * partial_floats(d), "activations", error) &&
-           card_array(d, &d->best, batch, "activations", error) && card_array(d, &d->arrived, 2, "activations", error) &&
+           card_array(d, &d->best, batch, "activations", error) &&
+           card_array(d, &d->arrived, 2, "activations", error) &&
            card_array(d, &d->keys, cache, "the KV cache", error) &&
-           card_array(d, &d->values, cache, "the KV cache", error) &&
-           card_array(d, &d->step, step, "tokens", error) && card_array(d, &d->picks, batch, "tokens", error) &&
+           card_array(d, &d->values, cache, "the KV cache", error) && card_array(d, &d->step, step, "tokens", error) &&
+           card_array(d, &d->picks, batch, "tokens", error) &&
            card_array(d, &d->next, max(batch, (size_t)PROBE_ANSWERS), "tokens", error) &&
            host_array(d, &d->host_step, step, "tokens in pinned memory", error) &&
            host_array(d, &d->host_picks, batch, "tokens in pinned memory", error) &&
-           host_array(d, &d->host_next, max(batch, (size_t)PROBE_ANSWERS), "tokens in pinned memory", error) && plan_persistent(d, error);
+           host_array(d, &d->host_next, max(batch, (size_t)PROBE_ANSWERS), "tokens in pinned memory", error) &&
+           plan_persistent(d, error);
 }
 
 // What the matrix instructions of long runs read, on a card that has them. With f32 weights their rounding would show.
@@ -2899,10 +3023,13 @@ static bool plan_cpu_head(Device* d, Error* error) {
     if (!card_array(d, &data, rows * row_bytes, "embeddings", error)) return false;
     if (row_scales > 0 && !card_array(d, &scales, rows * row_scales, "embeddings", error)) return false;
     d->matrices[WTE].data = data, d->matrices[WTE].scales = scales;
-    d->host_logits = (float*)allocate((size_t)d->options.max_batch, (size_t)d->model->config.vocab_size * sizeof(float), "logits", error);
-    return d->host_logits != NULL && host_array(d, &d->host_rows, rows * row_bytes, "embeddings in pinned memory", error) &&
+    d->host_logits = (float*)allocate((size_t)d->options.max_batch, (size_t)d->model->config.vocab_size * sizeof(float),
+                                      "logits", error);
+    return d->host_logits != NULL &&
+           host_array(d, &d->host_rows, rows * row_bytes, "embeddings in pinned memory", error) &&
            host_array(d, &d->host_scales, max((size_t)1, rows * row_scales), "embeddings in pinned memory", error) &&
-           host_array(d, &d->host_hidden, (size_t)d->head_rows * (size_t)d->stride, "hidden states in pinned memory", error);
+           host_array(d, &d->host_hidden, (size_t)d->head_rows * (size_t)d->stride, "hidden states in pinned memory",
+                      error);
 }
 
 // Frees what was allocated on the card since there were `count` allocations.
@@ -2914,8 +3041,10 @@ static void card_free_from(Device* d, int count) {
 static bool probe_card(Device* d, int* wave_size, Error* error) {
     hipLaunchKernelGGL(probe, dim3(1), dim3(THREADS), 0, d->stream, d->next);
     if (!launched("starting the first kernel", error) ||
-        !hip_ok(hipMemcpyAsync(d->host_next, d->next, PROBE_ANSWERS * sizeof(int), hipMemcpyDeviceToHost, d->stream), "probing", error) ||
-        !hip_ok(hipStreamSynchronize(d->stream), "running the first kernel", error)) return false;
+        !hip_ok(hipMemcpyAsync(d->host_next, d->next, PROBE_ANSWERS * sizeof(int), hipMemcpyDeviceToHost, d->stream),
+                "probing", error) ||
+        !hip_ok(hipStreamSynchronize(d->stream), "running the first kernel", error))
+        return false;
     *wave_size = d->host_next[0], d->matrix_lanes = d->host_next[1];
     return *wave_size == 32 || *wave_size == 64 ||
            fail(error, "GPU %d: kernels do not run, the first one gave %d; was the program built for this card?",
@@ -2941,7 +3070,8 @@ static bool open_timeline(Device* d, Error* error) {
     timeline->marks = (Mark*)allocate((size_t)capacity, sizeof *timeline->marks, "profile", error);
     if (timeline->marks == NULL) return false;
     for (; timeline->capacity < capacity; timeline->capacity++) {
-        if (!hip_ok(hipEventCreate(&timeline->marks[timeline->capacity].event), "creating an event", error)) return false;
+        if (!hip_ok(hipEventCreate(&timeline->marks[timeline->capacity].event), "creating an event", error))
+            return false;
     }
     return true;
 }
@@ -2965,13 +3095,16 @@ extern "C" int gpt2_hip_count(Error* error) {
     return hip_ok(status, "looking for GPUs", error) ? count : 0;
 }
 
-// How many times each line of the memory's bus transfers in a clock as drivers count it, by the kind of memory that chips
-// of the family have.
+// How many times each line of the memory's bus transfers in a clock as drivers count it, by the kind of memory that
+// chips of the family have.
 static int transfers_per_clock(const char* arch) {
-    static const struct { const char* family; int transfers; } kinds[] = {
-        {"gfx94", 4}, {"gfx95", 4},                                                        // HBM3
-        {"gfx1035", 8}, {"gfx1036", 8}, {"gfx1103", 8}, {"gfx115", 8},                     // LPDDR5
-        {"gfx10", 16}, {"gfx11", 16}, {"gfx12", 16},                                       // GDDR6
+    static const struct {
+        const char* family;
+        int transfers;
+    } kinds[] = {
+        {"gfx94", 4},   {"gfx95", 4},                                  // HBM3
+        {"gfx1035", 8}, {"gfx1036", 8}, {"gfx1103", 8}, {"gfx115", 8}, // LPDDR5
+        {"gfx10", 16},  {"gfx11", 16},  {"gfx12", 16},                 // GDDR6
     };
     for (const auto& kind : kinds) {
         if (strncmp(arch, kind.family, strlen(kind.family)) == 0) return kind.transfers;
@@ -2999,9 +3132,10 @@ extern "C" bool gpt2_hip_info(GpuInfo* info, int gpu, Error* error) {
 
 static void describe_device(Device* d, const GpuInfo* info, int wave_size, const char* head_note) {
     char blocks[32] = "";
-    if (d->route == ROUTE_PERSISTENT) snprintf(blocks, sizeof blocks, " (%d blocks)", d->blocks_per_unit * d->compute_units);
-    snprintf(d->description, sizeof d->description, "GPU %d, %s, %s, wave%d, %d multiprocessors, %.1f GB, %s, %s%s%s", d->options.gpu,
-             info->name, info->arch, wave_size, info->compute_units, 1e-9 * (double)info->memory,
+    if (d->route == ROUTE_PERSISTENT)
+        snprintf(blocks, sizeof blocks, " (%d blocks)", d->blocks_per_unit * d->compute_units);
+    snprintf(d->description, sizeof d->description, "GPU %d, %s, %s, wave%d, %d multiprocessors, %.1f GB, %s, %s%s%s",
+             d->options.gpu, info->name, info->arch, wave_size, info->compute_units, 1e-9 * (double)info->memory,
              dtype_names[d->options.dtype], route_names[d->route], blocks, head_note);
 }
 
@@ -3035,7 +3169,8 @@ static bool hip_open_device(Device* d, Error* error) {
     GpuInfo info;
     const char* head_note;
     if (!hip_ok(hipSetDevice(d->options.gpu), "selecting the GPU", error) ||
-        !gpt2_hip_info(&info, d->options.gpu, error) || !hip_ok(hipStreamCreate(&d->stream), "creating a stream", error) ||
+        !gpt2_hip_info(&info, d->options.gpu, error) ||
+        !hip_ok(hipStreamCreate(&d->stream), "creating a stream", error) ||
         (d->options.profile != NULL && !open_timeline(d, error))) {
         return false;
     }
@@ -3050,10 +3185,15 @@ static bool hip_open_device(Device* d, Error* error) {
 
 // Rows of activations, and the place of a head, must fit into the shared memory that every card has.
 static bool shape_ok(const GPT2Config* config, Error* error) {
-    int stride = round_up(config->channels, ROW_ALIGN), head_stride = round_up(config->channels / config->num_heads, HEAD_ALIGN);
-    return ((size_t)stride * sizeof(float) <= DECODE_SHARED && (size_t)attention_place_floats(head_stride) * sizeof(float) <= DECODE_SHARED) ||
-           fail(error, "GPU: %d channels in %d heads are too wide for its kernels, which take 10000 channels and heads of 1400; "
-                       "use --device cpu", config->channels, config->num_heads);
+    int stride = round_up(config->channels, ROW_ALIGN),
+        head_stride = round_up(config->channels / config->num_heads, HEAD_ALIGN);
+    return ((size_t)stride * sizeof(float) <= DECODE_SHARED &&
+            (size_t)attention_place_floats(head_stride) * sizeof(float) <= DECODE_SHARED) ||
+           fail(error,
+                "GPU: %d channels in %d heads are too wide for its kernels, which take 10000 channels and heads of "
+                "1400; "
+                "use --device cpu",
+                config->channels, config->num_heads);
 }
 
 static Device* hip_open(const GPT2Model* model, const DeviceOptions* options, Error* error) {
@@ -3081,7 +3221,9 @@ static Device* hip_open(const GPT2Model* model, const DeviceOptions* options, Er
     return d;
 }
 
-static const char* hip_describe(const Device* d) { return d->description; }
+static const char* hip_describe(const Device* d) {
+    return d->description;
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Host: looking inside
@@ -3104,7 +3246,9 @@ static bool collect_times(const Device* d, Error* error) {
         const Mark* m = &timeline->marks[i];
         float milliseconds = 0;
         if (m->operation == NO_OPERATION) continue;
-        if (!hip_ok(hipEventElapsedTime(&milliseconds, timeline->marks[i - 1].event, m->event), "reading the time", error)) return false;
+        if (!hip_ok(hipEventElapsedTime(&milliseconds, timeline->marks[i - 1].event, m->event), "reading the time",
+                    error))
+            return false;
         profile_add(d->options.profile, 0, (Operation)m->operation, m->shape, 1e-3 * (double)milliseconds, 0);
     }
     timeline->num_marks = 0;
@@ -3121,7 +3265,9 @@ static bool keep_residual(const Device* d, int level, int B, int T, Error* error
         float* out = d->options.residuals + (slot * maxT + (size_t)d->host_step[0]) * C;
         const float* x = d->x + (size_t)b * (size_t)T * stride;
         if (!hip_ok(hipMemcpy2DAsync(out, C * sizeof(float), x, stride * sizeof(float), C * sizeof(float), (size_t)T,
-                                     hipMemcpyDeviceToHost, d->stream), "downloading the residual stream", error)) return false;
+                                     hipMemcpyDeviceToHost, d->stream),
+                    "downloading the residual stream", error))
+            return false;
     }
     return true;
 }
@@ -3156,25 +3302,27 @@ static Activations activations(const Device* d) {
 }
 
 template <class Shape, int DTYPE, int SIZE>
-static void launch_tiles(const Device* d, const Output& output, const uint16_t* in, Matrix weight, const float* bias, int rows,
-                         int stride, int OC) {
+static void launch_tiles(const Device* d, const Output& output, const uint16_t* in, Matrix weight, const float* bias,
+                         int rows, int stride, int OC) {
     dim3 tiles((unsigned)((rows + SIZE - 1) / SIZE), (unsigned)((OC + SIZE - 1) / SIZE));
     typedef Tiling<Shape, SIZE> Tile;
     dim3 threads((unsigned)(Tile::DOWN * Tile::ACROSS * d->matrix_lanes)); // the host does not know what Shape is there
-    hipLaunchKernelGGL((matrix_matmul<Shape, DTYPE, SIZE>), tiles, threads, 0, d->stream, output, in, weight, bias, rows, stride, OC);
+    hipLaunchKernelGGL((matrix_matmul<Shape, DTYPE, SIZE>), tiles, threads, 0, d->stream, output, in, weight, bias,
+                       rows, stride, OC);
 }
 
-// What the busiest compute unit does for a product in tiles of SIZE: the fragments that it reads from shared memory, per
-// step of depth. Large tiles read each number less often, small ones spread over more units.
+// What the busiest compute unit does for a product in tiles of SIZE: the fragments that it reads from shared memory,
+// per step of depth. Large tiles read each number less often, small ones spread over more units.
 template <int SIZE> static size_t tile_work(const Device* d, int rows, int OC) {
     typedef Tiling<NativeShape, SIZE> Tile;
-    size_t tiles = (size_t)((rows + SIZE - 1) / SIZE) * (size_t)((OC + SIZE - 1) / SIZE), units = (size_t)d->compute_units;
+    size_t tiles = (size_t)((rows + SIZE - 1) / SIZE) * (size_t)((OC + SIZE - 1) / SIZE),
+           units = (size_t)d->compute_units;
     return (tiles + units - 1) / units * (size_t)(Tile::DOWN * Tile::ACROSS * (Tile::ROWS + Tile::COLUMNS));
 }
 
 template <class Shape, int DTYPE>
-static void launch_matrix_matmul(const Device* d, const Output& output, const uint16_t* in, Matrix weight, const float* bias,
-                                 int rows, int stride, int OC) {
+static void launch_matrix_matmul(const Device* d, const Output& output, const uint16_t* in, Matrix weight,
+                                 const float* bias, int rows, int stride, int OC) {
     size_t large = tile_work<128>(d, rows, OC), medium = tile_work<64>(d, rows, OC), small = tile_work<32>(d, rows, OC);
     if (large < medium && large < small) launch_tiles<Shape, DTYPE, 128>(d, output, in, weight, bias, rows, stride, OC);
     else if (medium <= small) launch_tiles<Shape, DTYPE, 64>(d, output, in, weight, bias, rows, stride, OC);
@@ -3186,9 +3334,11 @@ static void launch_matmul(const Device* d, const Output& output, Activation in, 
                           int rows, int stride, int OC) {
     dim3 threads(THREADS), tiles((unsigned)((rows + TILE - 1) / TILE), (unsigned)((OC + TILE - 1) / TILE));
     if (in.format == DTYPE_F32) {
-        hipLaunchKernelGGL((prefill_matmul<DTYPE>), tiles, threads, 0, d->stream, output, (const float*)in.data, weight, bias, rows, stride, OC);
+        hipLaunchKernelGGL((prefill_matmul<DTYPE>), tiles, threads, 0, d->stream, output, (const float*)in.data, weight,
+                           bias, rows, stride, OC);
     } else {
-        launch_matrix_matmul<NativeShape, DTYPE == DTYPE_F32 ? DTYPE_BF16 : DTYPE>(d, output, (const uint16_t*)in.data, weight, bias, rows, stride, OC);
+        launch_matrix_matmul<NativeShape, DTYPE == DTYPE_F32 ? DTYPE_BF16 : DTYPE>(d, output, (const uint16_t*)in.data,
+                                                                                   weight, bias, rows, stride, OC);
     }
 }
 
@@ -3211,29 +3361,43 @@ static bool embed_tokens(const Device* d, int rows, int T, Error* error) {
     const int* tokens = d->step + 1 + d->options.max_batch;
     dim3 blocks((unsigned)rows), threads(THREADS);
     switch (d->options.dtype) {
-    case DTYPE_F32: hipLaunchKernelGGL((embed<DTYPE_F32>), blocks, threads, 0, d->stream, d->x, wte, wpe, d->step, tokens, T, d->stride); break;
-    case DTYPE_BF16: hipLaunchKernelGGL((embed<DTYPE_BF16>), blocks, threads, 0, d->stream, d->x, wte, wpe, d->step, tokens, T, d->stride); break;
-    case DTYPE_F16: hipLaunchKernelGGL((embed<DTYPE_F16>), blocks, threads, 0, d->stream, d->x, wte, wpe, d->step, tokens, T, d->stride); break;
-    default: hipLaunchKernelGGL((embed<DTYPE_Q8>), blocks, threads, 0, d->stream, d->x, wte, wpe, d->step, tokens, T, d->stride); break;
+    case DTYPE_F32:
+        hipLaunchKernelGGL((embed<DTYPE_F32>), blocks, threads, 0, d->stream, d->x, wte, wpe, d->step, tokens, T,
+                           d->stride);
+        break;
+    case DTYPE_BF16:
+        hipLaunchKernelGGL((embed<DTYPE_BF16>), blocks, threads, 0, d->stream, d->x, wte, wpe, d->step, tokens, T,
+                           d->stride);
+        break;
+    case DTYPE_F16:
+        hipLaunchKernelGGL((embed<DTYPE_F16>), blocks, threads, 0, d->stream, d->x, wte, wpe, d->step, tokens, T,
+                           d->stride);
+        break;
+    default:
+        hipLaunchKernelGGL((embed<DTYPE_Q8>), blocks, threads, 0, d->stream, d->x, wte, wpe, d->step, tokens, T,
+                           d->stride);
+        break;
     }
     return launched("starting the embedding", error);
 }
 
 // out (rows, C) from `count` rows out of every `pitch` of x, starting at `first`.
-static bool normalise(const Device* d, Activation out, ParameterId weight, ParameterId bias, int layer, int rows, int count,
-                      int pitch, int first, Error* error) {
+static bool normalise(const Device* d, Activation out, ParameterId weight, ParameterId bias, int layer, int rows,
+                      int count, int pitch, int first, Error* error) {
     hipLaunchKernelGGL(layernorm, dim3((unsigned)rows), dim3(THREADS), 0, d->stream, out, d->x,
-                       layer_vector(d, weight, layer), layer_vector(d, bias, layer), d->heads.C, d->stride, count, pitch,
-                       first);
+                       layer_vector(d, weight, layer), layer_vector(d, bias, layer), d->heads.C, d->stride, count,
+                       pitch, first);
     return launched("starting a LayerNorm", error);
 }
 
 template <class Shape, int HEAD>
-static void launch_matrix_attention(const Device* d, Heads heads, const void* keys, const void* values, int B, float score_scale) {
+static void launch_matrix_attention(const Device* d, Heads heads, const void* keys, const void* values, int B,
+                                    float score_scale) {
     int queries = ATTENTION_WAVES * FRAGMENT;
     dim3 blocks((unsigned)(B * ((heads.T + queries - 1) / queries)), (unsigned)heads.NH);
     dim3 threads((unsigned)(ATTENTION_WAVES * d->matrix_lanes));
-    hipLaunchKernelGGL((matrix_attention<Shape, HEAD>), blocks, threads, 0, d->stream, activations(d).att, d->q, keys, values, d->step, heads, d->stride, score_scale);
+    hipLaunchKernelGGL((matrix_attention<Shape, HEAD>), blocks, threads, 0, d->stream, activations(d).att, d->q, keys,
+                       values, d->step, heads, d->stride, score_scale);
 }
 
 template <int CACHE>
@@ -3246,7 +3410,8 @@ static void launch_attention(const Device* d, Heads heads, const void* keys, con
     } else if (d->matrix_lanes > 0 && heads.hs <= 128) {
         launch_matrix_attention<NativeShape, 128>(d, heads, keys, values, B, score_scale);
     } else {
-        hipLaunchKernelGGL((prefill_attention<CACHE>), tiles, threads, 0, d->stream, activations(d).att, d->q, keys, values, d->step, heads, d->stride, score_scale);
+        hipLaunchKernelGGL((prefill_attention<CACHE>), tiles, threads, 0, d->stream, activations(d).att, d->q, keys,
+                           values, d->step, heads, d->stride, score_scale);
     }
 }
 
@@ -3271,7 +3436,8 @@ static bool enqueue_prefill_layer(const Device* d, int layer, int B, int T, Erro
     Activations a = activations(d);
     Output qkv = plain_output(OUTPUT_QKV, d->q, 0), hidden = plain_output(OUTPUT_GELU, d->hidden, d->hidden_stride);
     Output residual = plain_output(OUTPUT_ADD, d->x, d->stride);
-    qkv.keys = d->keys + (size_t)layer * cache_layer_bytes(d), qkv.values = d->values + (size_t)layer * cache_layer_bytes(d);
+    qkv.keys = d->keys + (size_t)layer * cache_layer_bytes(d),
+    qkv.values = d->values + (size_t)layer * cache_layer_bytes(d);
     qkv.step = d->step, qkv.heads = d->heads, qkv.heads.T = T;
     hidden.hidden = a.hidden;
     return normalise(d, a.normed, LN1W, LN1B, layer, rows, rows, rows, 0, error) &&
@@ -3291,7 +3457,8 @@ static bool enqueue_prefill_layer(const Device* d, int layer, int B, int T, Erro
 static Decode decode_of(const Device* d, int rows, int T) {
     Decode k;
     memset((void*)&k, 0, sizeof k);
-    k.heads = d->heads, k.heads.T = T, k.rows = rows, k.L = d->model->config.num_layers, k.V = d->model->config.vocab_size;
+    k.heads = d->heads, k.heads.T = T, k.rows = rows, k.L = d->model->config.num_layers,
+    k.V = d->model->config.vocab_size;
     k.stride = d->stride, k.hidden_stride = d->hidden_stride, k.ranges = max_ranges(d);
     static const ParameterId matrices[NUM_STAGES] = {QKVW, ATTPROJW, FCW, FCPROJW, WTE};
     static const ParameterId biases[NUM_STAGES] = {QKVB, ATTPROJB, FCB, FCPROJB, NUM_PARAMETERS};
@@ -3301,7 +3468,8 @@ static Decode decode_of(const Device* d, int rows, int T) {
     for (int i = 0; i < NUM_STAGES; i++) {
         k.matrices[i] = d->matrices[matrices[i]];
         if (biases[i] != NUM_PARAMETERS) k.biases[i] = d->vectors[biases[i]];
-        if (ln_weights[i] != NUM_PARAMETERS) k.ln_weights[i] = d->vectors[ln_weights[i]], k.ln_biases[i] = d->vectors[ln_biases[i]];
+        if (ln_weights[i] != NUM_PARAMETERS)
+            k.ln_weights[i] = d->vectors[ln_weights[i]], k.ln_biases[i] = d->vectors[ln_biases[i]];
     }
     k.keys = d->keys, k.values = d->values, k.cache_bytes = cache_layer_bytes(d);
     k.flow.q = d->q, k.flow.partials = d->partials, k.flow.middle = k.flow.x = d->x, k.flow.hidden = d->hidden;
@@ -3326,7 +3494,8 @@ template <int DTYPE> static StageShape stage_shape(const Product& product, int r
     }
 }
 
-template <int DTYPE> static void launch_stage(const Device* d, const Decode& decode, int stage, int layer, HeadRows head) {
+template <int DTYPE>
+static void launch_stage(const Device* d, const Decode& decode, int stage, int layer, HeadRows head) {
     Product product = stage_product<DTYPE>(decode, stage, layer);
     StageShape shape = stage_shape<DTYPE>(product, decode.rows);
     int pairs = (product.OC + COLUMNS - 1) / COLUMNS, per_block = WORKERS / product.slices;
@@ -3334,10 +3503,22 @@ template <int DTYPE> static void launch_stage(const Device* d, const Decode& dec
     if (product.slices == 1) blocks = min(blocks, 2 * d->compute_units); // each makes the LayerNorm for itself
     dim3 grid((unsigned)blocks, (unsigned)passes), threads(DECODE_THREADS);
     switch (shape.block_rows) {
-    case 1: hipLaunchKernelGGL((decode_stage<DTYPE, 1>), grid, threads, shape.shared_bytes, d->stream, decode, stage, layer, d->step, head, d->picks, shape.slices_at_once); break;
-    case 2: hipLaunchKernelGGL((decode_stage<DTYPE, 2>), grid, threads, shape.shared_bytes, d->stream, decode, stage, layer, d->step, head, d->picks, shape.slices_at_once); break;
-    case 4: hipLaunchKernelGGL((decode_stage<DTYPE, 4>), grid, threads, shape.shared_bytes, d->stream, decode, stage, layer, d->step, head, d->picks, shape.slices_at_once); break;
-    default: hipLaunchKernelGGL((decode_stage<DTYPE, DECODE_ROWS>), grid, threads, shape.shared_bytes, d->stream, decode, stage, layer, d->step, head, d->picks, shape.slices_at_once); break;
+    case 1:
+        hipLaunchKernelGGL((decode_stage<DTYPE, 1>), grid, threads, shape.shared_bytes, d->stream, decode, stage, layer,
+                           d->step, head, d->picks, shape.slices_at_once);
+        break;
+    case 2:
+        hipLaunchKernelGGL((decode_stage<DTYPE, 2>), grid, threads, shape.shared_bytes, d->stream, decode, stage, layer,
+                           d->step, head, d->picks, shape.slices_at_once);
+        break;
+    case 4:
+        hipLaunchKernelGGL((decode_stage<DTYPE, 4>), grid, threads, shape.shared_bytes, d->stream, decode, stage, layer,
+                           d->step, head, d->picks, shape.slices_at_once);
+        break;
+    default:
+        hipLaunchKernelGGL((decode_stage<DTYPE, DECODE_ROWS>), grid, threads, shape.shared_bytes, d->stream, decode,
+                           stage, layer, d->step, head, d->picks, shape.slices_at_once);
+        break;
     }
 }
 
@@ -3380,18 +3561,25 @@ static bool enqueue_decode_layer(const Device* d, int layer, int B, int T, Error
 static bool enqueue_chunk(const Device* d, int B, int T, bool is_decode, Error* error) {
     size_t rows = (size_t)B * (size_t)T, step = 1 + (size_t)d->options.max_batch + rows, C = (size_t)d->heads.C;
     if (!hip_ok(hipMemcpyAsync(d->step, d->host_step, step * sizeof(int), hipMemcpyHostToDevice, d->stream),
-                "uploading tokens", error)) return false;
+                "uploading tokens", error))
+        return false;
     if (d->options.cpu_logits) {
         size_t scales = card_row_scales(d, C) * rows * sizeof(uint16_t);
         if (!hip_ok(hipMemcpyAsync((void*)d->matrices[WTE].data, d->host_rows, rows * card_row_bytes(d, C),
-                                   hipMemcpyHostToDevice, d->stream), "uploading embeddings", error)) return false;
+                                   hipMemcpyHostToDevice, d->stream),
+                    "uploading embeddings", error))
+            return false;
         if (scales > 0 && !hip_ok(hipMemcpyAsync((void*)d->matrices[WTE].scales, d->host_scales, scales,
-                                                 hipMemcpyHostToDevice, d->stream), "uploading embeddings", error)) return false;
+                                                 hipMemcpyHostToDevice, d->stream),
+                                  "uploading embeddings", error))
+            return false;
     }
     if (!mark(d, NO_OPERATION, B, T, error) || !embed_tokens(d, (int)rows, T, error) ||
-        !mark(d, OPERATION_EMBED, B, T, error) || !keep_residual(d, 0, B, T, error)) return false;
+        !mark(d, OPERATION_EMBED, B, T, error) || !keep_residual(d, 0, B, T, error))
+        return false;
     for (int l = 0; l < d->model->config.num_layers; l++) {
-        if (!(is_decode ? enqueue_decode_layer(d, l, B, T, error) : enqueue_prefill_layer(d, l, B, T, error))) return false;
+        if (!(is_decode ? enqueue_decode_layer(d, l, B, T, error) : enqueue_prefill_layer(d, l, B, T, error)))
+            return false;
     }
     return true;
 }
@@ -3408,7 +3596,8 @@ static bool enqueue_head(const Device* d, int rows, HeadRows head, unsigned long
     Activation normed = {d->normed, DTYPE_F32};
     return normalise(d, normed, LNFW, LNFB, 0, rows, head.count, head.pitch, head.first, error) &&
            hip_ok(hipMemcpyAsync(d->host_hidden, d->normed, (size_t)rows * (size_t)d->stride * sizeof(float),
-                                 hipMemcpyDeviceToHost, d->stream), "downloading hidden states", error);
+                                 hipMemcpyDeviceToHost, d->stream),
+                  "downloading hidden states", error);
 }
 
 static bool synchronise(const Device* d, Error* error) {
@@ -3447,11 +3636,14 @@ static int chunk_tokens(const Device* d, const TokenRun* run, int start) {
 static bool fetch_logits(Device* d, float* logits, int rows, Error* error) {
     size_t V = (size_t)d->model->config.vocab_size, C = (size_t)d->heads.C;
     if (!d->options.cpu_logits) {
-        return hip_ok(hipMemcpyAsync(logits, d->logits, (size_t)rows * V * sizeof(float), hipMemcpyDeviceToHost, d->stream),
-                      "downloading logits", error) && synchronise(d, error);
+        return hip_ok(hipMemcpyAsync(logits, d->logits, (size_t)rows * V * sizeof(float), hipMemcpyDeviceToHost,
+                                     d->stream),
+                      "downloading logits", error) &&
+               synchronise(d, error);
     }
     if (!synchronise(d, error)) return false;
-    for (int r = 1; r < rows; r++) memmove(d->host_hidden + (size_t)r * C, d->host_hidden + (size_t)r * (size_t)d->stride, C * sizeof(float));
+    for (int r = 1; r < rows; r++)
+        memmove(d->host_hidden + (size_t)r * C, d->host_hidden + (size_t)r * (size_t)d->stride, C * sizeof(float));
     double start = seconds_now();
     bool ok = cpu_head(logits, d->host_hidden, rows, d->model, d->options.num_threads, error);
     if (d->timeline != NULL) {
@@ -3506,7 +3698,8 @@ static Pick make_pick(const Choice* choice) {
     pick.options = sampler.options, pick.forbidden = choice->forbidden;
     pick.uniform = sampler.options.temperature > 0 ? sampler_uniform(&sampler) : 0;
     if (sampler.options.repeat_penalty == 1) return pick;
-    for (size_t i = choice->num_tokens > REPEAT_WINDOW ? choice->num_tokens - REPEAT_WINDOW : 0; i < choice->num_tokens; i++) {
+    for (size_t i = choice->num_tokens > REPEAT_WINDOW ? choice->num_tokens - REPEAT_WINDOW : 0; i < choice->num_tokens;
+         i++) {
         bool is_known = false;
         for (int j = 0; j < pick.num_recent; j++) is_known |= pick.recent[j] == choice->text[i];
         if (!is_known) pick.recent[pick.num_recent++] = choice->text[i];
@@ -3561,8 +3754,9 @@ static TokenKernel token_kernel(const Device* d, int rows) {
 }
 
 static size_t token_shared_bytes(const Device* d, int rows) {
-    return sizeof(float) * (size_t)(rows == 1 ? token_place_floats<1>(d->stride, d->hidden_stride, d->heads.head_stride)
-                                              : token_place_floats<PERSISTENT_ROWS>(d->stride, d->hidden_stride, d->heads.head_stride));
+    return sizeof(float) *
+           (size_t)(rows == 1 ? token_place_floats<1>(d->stride, d->hidden_stride, d->heads.head_stride)
+                              : token_place_floats<PERSISTENT_ROWS>(d->stride, d->hidden_stride, d->heads.head_stride));
 }
 
 // One decode step of B sequences in one kernel, from host_step to host_next, which the kernel writes itself unless its
@@ -3584,7 +3778,8 @@ static bool enqueue_token(Device* d, int B, Error* error) {
         step.forbidden[b] = d->host_picks[b].forbidden;
         step.is_greedy &= is_plain_greedy(&d->host_picks[b]);
     }
-    step.picks = d->picks, step.next = d->host_next, step.arrived = d->arrived, step.other = d->flow[1 - d->flow_in_use];
+    step.picks = d->picks, step.next = d->host_next, step.arrived = d->arrived,
+    step.other = d->flow[1 - d->flow_in_use];
     step.patience = d->patience;
     for (int b = 0; b < B; b++) d->host_next[b] = NOT_PICKED;
     if (!step.is_greedy && !upload_picks(d, B, error)) return false;
@@ -3592,14 +3787,15 @@ static bool enqueue_token(Device* d, int B, Error* error) {
     dim3 blocks((unsigned)(min(d->blocks_per_unit, d->max_blocks[B]) * d->compute_units));
     if (!hip_ok(hipLaunchCooperativeKernel(token_kernel(d, B), blocks, dim3(DECODE_THREADS), arguments,
                                            (unsigned)token_shared_bytes(d, B), d->stream),
-                "starting a token", error)) return false;
+                "starting a token", error))
+        return false;
     d->flow_in_use = 1 - d->flow_in_use;
     return true;
 }
 
-// One decode step of B sequences, from host_step to host_next, launch by launch; as a captured graph from the second step
-// of as many sequences on, when all its kernels have run once: what a runtime does on a kernel's first launch it may not
-// do while it captures.
+// One decode step of B sequences, from host_step to host_next, launch by launch; as a captured graph from the second
+// step of as many sequences on, when all its kernels have run once: what a runtime does on a kernel's first launch it
+// may not do while it captures.
 static bool enqueue_step(Device* d, int B, Error* error) {
     bool is_known = d->graph_B == B;
     if (!is_known && d->graph != NULL) (void)hipGraphExecDestroy(d->graph);
@@ -3657,7 +3853,8 @@ static bool hip_next(Device* d, const TokenRun* run, const Choice* choices, int*
         } else {
             bool is_last = start + T == run->T;
             if (!enqueue_chunk(d, run->B, T, run->T <= DECODE_TOKENS, error) ||
-                (is_last && !enqueue_pick(d, run->B, T, error)) || !synchronise(d, error)) return false;
+                (is_last && !enqueue_pick(d, run->B, T, error)) || !synchronise(d, error))
+                return false;
         }
     }
     memcpy(next, d->host_next, (size_t)run->B * sizeof(int));
@@ -3673,7 +3870,8 @@ static bool hip_fetch_logits(Device* d, int b, float* logits, Error* error) {
         memcpy(logits, d->host_logits + at, V * sizeof(float));
         return true;
     }
-    return hip_ok(hipMemcpy(logits, d->logits + at, V * sizeof(float), hipMemcpyDeviceToHost), "downloading logits", error);
+    return hip_ok(hipMemcpy(logits, d->logits + at, V * sizeof(float), hipMemcpyDeviceToHost), "downloading logits",
+                  error);
 }
 
 static bool hip_copy_cache(Device* d, int to, int from, int length, Error* error) {
@@ -3688,8 +3886,8 @@ static bool hip_copy_cache(Device* d, int to, int from, int length, Error* error
 // ---------------------------------------------------------------------------------------------------------------------
 // Host: choosing the route
 
-// Seconds of one decode step by the device's route: the better of two. It writes position 0 of slot 0, which the first run
-// writes again.
+// Seconds of one decode step by the device's route: the better of two. It writes position 0 of slot 0, which the first
+// run writes again.
 static bool time_step(Device* d, double* seconds, Error* error) {
     memset(d->host_step, 0, (2 + (size_t)d->options.max_batch) * sizeof(int));
     memset((void*)d->host_picks, 0, sizeof(Pick));
@@ -3713,12 +3911,15 @@ static bool warm_up(Device* d, Error* error) {
     return true;
 }
 
-// Tries the graph, and the persistent kernel with one and with two blocks on each compute unit, in turn, three times, and
-// keeps the fastest. All give the same bits, so it changes the time and nothing else. A persistent kernel that fails is
-// not asked again.
+// Tries the graph, and the persistent kernel with one and with two blocks on each compute unit, in turn, three times,
+// and keeps the fastest. All give the same bits, so it changes the time and nothing else. A persistent kernel that
+// fails is not asked again.
 static bool try_routes(Device* d, Error* error) {
-    struct { Route route; int blocks; double seconds; } ways[] = {
-        {ROUTE_GRAPH, 1, INFINITY}, {ROUTE_PERSISTENT, 1, INFINITY}, {ROUTE_PERSISTENT, 2, INFINITY}};
+    struct {
+        Route route;
+        int blocks;
+        double seconds;
+    } ways[] = {{ROUTE_GRAPH, 1, INFINITY}, {ROUTE_PERSISTENT, 1, INFINITY}, {ROUTE_PERSISTENT, 2, INFINITY}};
     int best = 0;
     if (!warm_up(d, error)) return false;
     for (int i = 0; i < 3 * 3; i++) {
@@ -3737,8 +3938,8 @@ static bool try_routes(Device* d, Error* error) {
     return true;
 }
 
-// The route that DeviceOptions.kernels names, or the fastest. With the logits on the CPU, and where one looks inside, there
-// are only launches.
+// The route that DeviceOptions.kernels names, or the fastest. With the logits on the CPU, and where one looks inside,
+// there are only launches.
 static bool choose_route(Device* d, Error* error) {
     const char* name = d->options.kernels;
     d->route = ROUTE_LAUNCHES;
@@ -3746,7 +3947,8 @@ static bool choose_route(Device* d, Error* error) {
     if (name == NULL) return try_routes(d, error);
     int route = 0;
     while (route < NUM_ROUTES && strcmp(name, route_names[route]) != 0) route++;
-    if (route == NUM_ROUTES) return fail(error, "GPU: no kernels are named %s; there are launches, graph and persistent", name);
+    if (route == NUM_ROUTES)
+        return fail(error, "GPU: no kernels are named %s; there are launches, graph and persistent", name);
     if (route == ROUTE_PERSISTENT && d->max_blocks[1] == 0) {
         return fail(error, "GPU %d: the persistent kernel does not run on this card", d->options.gpu);
     }
@@ -3760,7 +3962,8 @@ static bool choose_route(Device* d, Error* error) {
 enum { READ_LOADS = 4, CHAINS = 16, MATRIX_CHAINS = 4, MATRIX_WAVES = 8, ROOF_REPEATS = 7 };
 
 // Reads `count` packs, `passes` times. The sum is written where it is one number of 2^32, so that it must be computed.
-extern "C" __global__ void __launch_bounds__(THREADS) read_packs(unsigned* sum, const uint4* packs, size_t count, int passes) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    read_packs(unsigned* sum, const uint4* packs, size_t count, int passes) {
     unsigned total = 0;
     size_t step = (size_t)gridDim.x * THREADS;
     for (; passes > 0; passes--) {
@@ -3797,7 +4000,8 @@ __global__ void __launch_bounds__((MATRIX_WAVES * Shape::LANES)) multiply_matrix
     for (int i = 0; i < MATRIX_CHAINS * Shape::SUMS; i++) chain[i / Shape::SUMS][i % Shape::SUMS] = 0;
     for (; rounds > 0; rounds--) {
 #pragma unroll
-        for (int i = 0; i < MATRIX_CHAINS; i++) Shape::template multiply<matrix_format(DTYPE) == DTYPE_F16>(&chain[i], a, b);
+        for (int i = 0; i < MATRIX_CHAINS; i++)
+            Shape::template multiply<matrix_format(DTYPE) == DTYPE_F16>(&chain[i], a, b);
     }
     float total = 0;
 #pragma unroll
@@ -3813,7 +4017,9 @@ template <class Launch> static bool best_rate(double* rate, Launch launch, Error
     while (repeats < ROOF_REPEATS) {
         double start = seconds_now();
         launch(work);
-        if (!launched("starting a measurement", error) || !hip_ok(hipStreamSynchronize(NULL), "measuring the GPU", error)) return false;
+        if (!launched("starting a measurement", error) ||
+            !hip_ok(hipStreamSynchronize(NULL), "measuring the GPU", error))
+            return false;
         double seconds = seconds_now() - start;
         bool is_long = seconds >= long_enough || work > INT_MAX / 2;
         if (is_long) *rate = max(*rate, work / seconds), repeats++;
@@ -3822,21 +4028,29 @@ template <class Launch> static bool best_rate(double* rate, Launch launch, Error
     return true;
 }
 
-// Operations per second of the products with weights of a format: matrix instructions, or the f32 multiply-adds that take
-// their place.
+// Operations per second of the products with weights of a format: matrix instructions, or the f32 multiply-adds that
+// take their place.
 static bool measure_products(Roof* roof, DType dtype, dim3 blocks, unsigned* sum, Error* error) {
     int answers[PROBE_ANSWERS];
     double rounds = 0;
     hipLaunchKernelGGL(probe, dim3(1), dim3(THREADS), 0, NULL, (int*)sum);
     if (!launched("starting the first kernel", error) ||
-        !hip_ok(hipMemcpy(answers, sum, sizeof answers, hipMemcpyDeviceToHost), "probing", error)) return false;
+        !hip_ok(hipMemcpy(answers, sum, sizeof answers, hipMemcpyDeviceToHost), "probing", error))
+        return false;
     roof->products = roof->f32;
     if (dtype == DTYPE_F32 || answers[1] == 0) return true;
     dim3 threads((unsigned)(MATRIX_WAVES * answers[1]));
-    bool ok = best_rate(&rounds, [&](int work) {
-        if (matrix_format(dtype) == DTYPE_F16) hipLaunchKernelGGL((multiply_matrix_chains<NativeShape, DTYPE_F16>), blocks, threads, 0, NULL, sum, work);
-        else hipLaunchKernelGGL((multiply_matrix_chains<NativeShape, DTYPE_BF16>), blocks, threads, 0, NULL, sum, work);
-    }, error);
+    bool ok = best_rate(
+        &rounds,
+        [&](int work) {
+            if (matrix_format(dtype) == DTYPE_F16)
+                hipLaunchKernelGGL((multiply_matrix_chains<NativeShape, DTYPE_F16>), blocks, threads, 0, NULL, sum,
+                                   work);
+            else
+                hipLaunchKernelGGL((multiply_matrix_chains<NativeShape, DTYPE_BF16>), blocks, threads, 0, NULL, sum,
+                                   work);
+        },
+        error);
     roof->products = rounds * 2.0 * FRAGMENT * FRAGMENT * STEP * MATRIX_CHAINS * MATRIX_WAVES * blocks.x;
     return ok;
 }
@@ -3851,11 +4065,18 @@ extern "C" bool gpt2_hip_measure(Roof* roof, int gpu, DType dtype, size_t workin
               hip_ok(hipMemset(packs, 1, count * PACK_BYTES), "measuring the GPU", error);
     dim3 blocks(ok ? (unsigned)(8 * info.compute_units) : 1), threads(THREADS);
     double passes = 0, rounds = 0;
-    ok = ok && best_rate(&passes, [&](int work) {
-             hipLaunchKernelGGL(read_packs, blocks, threads, 0, NULL, (unsigned*)sum, (const uint4*)packs, count, work);
-         }, error) && best_rate(&rounds, [&](int work) {
-             hipLaunchKernelGGL(multiply_add_chains, blocks, threads, 0, NULL, (unsigned*)sum, work);
-         }, error);
+    ok = ok &&
+         best_rate(
+             &passes,
+             [&](int work) {
+                 hipLaunchKernelGGL(read_packs, blocks, threads, 0, NULL, (unsigned*)sum, (const uint4*)packs, count,
+                                    work);
+             },
+             error) &&
+         best_rate(
+             &rounds,
+             [&](int work) { hipLaunchKernelGGL(multiply_add_chains, blocks, threads, 0, NULL, (unsigned*)sum, work); },
+             error);
     roof->bandwidth = passes * (double)(count * PACK_BYTES);
     roof->f32 = rounds * 2.0 * CHAINS * THREADS * blocks.x;
     ok = ok && measure_products(roof, dtype, blocks, (unsigned*)sum, error);

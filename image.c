@@ -28,7 +28,8 @@ static bool check_header(const FileHeader* header, const char* path, Error* erro
     return fail(error, "%s: has rare weights, which %s does not know; the file is damaged", path, dtype_names[dtype]);
 }
 
-// Points tensors[] into the file. Returns the size that the file must have; with bytes == NULL that is all it is good for.
+// Points tensors[] into the file. Returns the size that the file must have; with bytes == NULL that is all it is good
+// for.
 static size_t place(Tensor tensors[NUM_PARAMETERS], const GPT2Model* model, const unsigned char* bytes) {
     size_t offset = HEADER_BYTES;
     for (int id = 0; id < NUM_PARAMETERS; id++) {

@@ -42,8 +42,9 @@ static bool list_gpus(TextOutput* out, Error* error) {
             snprintf(line, sizeof line, "gpu:%d  %s\n", gpu, problem.text);
         } else {
             if (info.bandwidth > 0) snprintf(bandwidth, sizeof bandwidth, "%.0f GB/s", 1e-9 * info.bandwidth);
-            snprintf(line, sizeof line, "gpu:%d  %s, %s, %.1f GB of memory, %s, wave size %d, %d multiprocessors\n", gpu,
-                     info.name, info.arch, 1e-9 * (double)info.memory, bandwidth, info.wave_size, info.compute_units);
+            snprintf(line, sizeof line, "gpu:%d  %s, %s, %.1f GB of memory, %s, wave size %d, %d multiprocessors\n",
+                     gpu, info.name, info.arch, 1e-9 * (double)info.memory, bandwidth, info.wave_size,
+                     info.compute_units);
         }
         if (!text_write(out, line, strlen(line), error)) return false;
     }

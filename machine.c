@@ -1,6 +1,6 @@
-// Each measurement of arithmetic is a loop over SUMS independent chains of one instruction on registers, so that neither
-// memory nor the latency of the instruction counts. Reading goes through memory in two orders, straight on and in
-// several streams, as the kernels read several rows together; either can be the faster one.
+// Each measurement of arithmetic is a loop over SUMS independent chains of one instruction on registers, so that
+// neither memory nor the latency of the instruction counts. Reading goes through memory in two orders, straight on and
+// in several streams, as the kernels read several rows together; either can be the faster one.
 #include "machine.h"
 
 #include <math.h>

@@ -48,8 +48,8 @@ bool npy_open(OutputFile* file, const char* path, size_t rows, size_t cols, Erro
 
 enum { NPY_START = 10 }; // magic, version, length of the dictionary
 
-// Reads the header: the shape, and where the numbers begin. The dictionary is Python's; of its many spellings the one is
-// read that numpy and this program write.
+// Reads the header: the shape, and where the numbers begin. The dictionary is Python's; of its many spellings the one
+// is read that numpy and this program write.
 static bool read_header(const MappedFile* file, const char* path, size_t* rows, size_t* cols, size_t* begin,
                         Error* error) {
     char dictionary[512], order = 0;

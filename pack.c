@@ -46,7 +46,8 @@ static void pack_rows(const Packing* p, size_t first, size_t end) {
     }
 }
 
-// Lists the rare weights of rows first .. end - 1 behind those that are listed. starts[r + 1] becomes where row r's end.
+// Lists the rare weights of rows first .. end - 1 behind those that are listed. starts[r + 1] becomes where row r's
+// end.
 static bool list_rare(Packed* packed, const Packing* p, size_t first, size_t end, const char* where, Error* error) {
     size_t num_rare = packed->num_rare;
     for (size_t r = first; r < end; r++) {

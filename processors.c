@@ -127,8 +127,8 @@ static void move_to(int cpu, const cpu_set_t* allowed) {
     if (sched_setaffinity(0, sizeof one, &one) == 0) sched_setaffinity(0, sizeof *allowed, allowed);
 }
 
-// What each thread does: the first on a processor stays. The others choose once all have told where they are; until then
-// they yield, so that those that wait for this same processor can.
+// What each thread does: the first on a processor stays. The others choose once all have told where they are; until
+// then they yield, so that those that wait for this same processor can.
 static void find_own_processor(Crowd* crowd, int num_threads) {
     int cpu = sched_getcpu(), number = -1;
     if (cpu >= 0 && cpu < CPU_SETSIZE && atomic_fetch_add(&crowd->threads[cpu], 1) > 0)

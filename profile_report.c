@@ -137,8 +137,7 @@ static bool run_plainly(Profiler* p, Error* error) {
 static void print_text(FILE* out, const Profiler* p) {
     const Generation* g = p->g;
     fprintf(out, "%s, %s weights, %.1f MB per token; %s", g->paths.model, dtype_names[p->device.dtype],
-            1e-6 * (double)gpt2_bytes_per_token(&g->model, p->device.dtype),
-            p->device.api->describe(p->device.handle));
+            1e-6 * (double)gpt2_bytes_per_token(&g->model, p->device.dtype), p->device.api->describe(p->device.handle));
     if (p->B > 1) fprintf(out, "; %d sequences", p->B);
     fputc('\n', out);
     print_machine(out, &p->rates);

@@ -1,7 +1,7 @@
 // How well a model predicts a text: --top K --all and --perplexity.
 //
-// The negative log likelihood of a token is -ln of the probability that the model gave it after the tokens before it; its
-// mean over the text is the loss, and exp(mean) the perplexity: as unsure as if it chose among so many tokens.
+// The negative log likelihood of a token is -ln of the probability that the model gave it after the tokens before it;
+// its mean over the text is the loss, and exp(mean) the perplexity: as unsure as if it chose among so many tokens.
 //
 // A text longer than the context is read in windows, as transformers' guide to perplexity does it: each begins `stride`
 // tokens after the one before, and only those of its tokens are judged that no window before has judged, so that they

@@ -82,9 +82,9 @@ static double speed(const Member* member, double seconds) {
     return member->part / fmax(seconds - member->waited, 0.01 * seconds);
 }
 
-// Processors differ, in kind, in their way to memory, in what else they do: a thread that waits for the others is faster
-// and gets a greater part from now on. Parts move a tenth of the way
-// to where all would end together, and by about 2 % at most, so that one interruption does not count for much.
+// Processors differ, in kind, in their way to memory, in what else they do: a thread that waits for the others is
+// faster and gets a greater part from now on. Parts move a tenth of the way to where all would end together, and by
+// about 2 % at most, so that one interruption does not count for much.
 static void adapt_parts(Team* team, double seconds) {
     double speeds = 0, sum = 0, begin = 0;
     for (int t = 0; t < team->size; t++) speeds += speed(&team->members[t], seconds);
@@ -105,9 +105,9 @@ static void adapt_parts(Team* team, double seconds) {
 // size
 
 // A thread that has lost its processor to another process keeps all others waiting, for milliseconds each time. While
-// one of n threads lags behind, the others wait for a share w of the time; without it they would take (1 - w) n / (n - 1)
-// of the time, less as soon as w > 1 / n, and then one is let go. From time to time all try again, ever more rarely as
-// long as it is in vain.
+// one of n threads lags behind, the others wait for a share w of the time; without it they would take
+// (1 - w) n / (n - 1) of the time, less as soon as w > 1 / n, and then one is let go. From time to time all try again,
+// ever more rarely as long as it is in vain.
 static void adapt_size(Team* team, double seconds) {
     const double window = 0.025, least_patience = 0.25, most_patience = 4;
     team->seconds += seconds;

@@ -631,7 +631,8 @@ static size_t merge_short(const Tokenizer* t, const unsigned char* word, size_t 
 
 enum { ARITY = 8 }; // children of a key in the heap: one cache line is read where a binary heap would read three
 
-// Lets heap[i] sink to its place in a heap of n whose smallest key is on top; the children of i are ARITY * i + 1 and on.
+// Lets heap[i] sink to its place in a heap of n whose smallest key is on top; the children of i are ARITY * i + 1 and
+// on.
 static void heap_sink(uint64_t* heap, size_t n, size_t i) {
     uint64_t key = heap[i];
     for (size_t child; (child = ARITY * i + 1) < n; i = child) {

@@ -61,8 +61,8 @@ static void compare_logits(Difference* d, const Trace* reference, const Trace* o
     d->relative = d->largest > 0 ? d->largest / scale : 0;
 }
 
-// A small part of the stream counts with what a layer has added to it: a layer that adds next to nothing would otherwise
-// be judged by the rounding of the stream itself.
+// A small part of the stream counts with what a layer has added to it: a layer that adds next to nothing would
+// otherwise be judged by the rounding of the stream itself.
 static const double STREAM_SHARE = 1.0 / 16;
 
 // a and b (T, C), the streams after a layer; before_a and before_b those before it, or NULL.

@@ -378,8 +378,8 @@ static bool run_contenders(Verifier* v, Error* error) {
 // ---------------------------------------------------------------------------------------------------------------------
 // What is printed.
 
-// The contenders whose tables are shown: of each weight type every GPU, or the best of the CPU's variants where there is
-// none; what failed first, as far as there is room.
+// The contenders whose tables are shown: of each weight type every GPU, or the best of the CPU's variants where there
+// is none; what failed first, as far as there is room.
 static int choose_shown(const Contender* shown[MAX_SHOWN], const Verifier* v) {
     int n = 0;
     for (int failing = 1; failing >= 0; failing--) {

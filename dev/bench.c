@@ -16,9 +16,9 @@
 //
 // The weights are random, in the shape of GPT-2: speed does not depend on their values. The limits change from minute
 // to minute on a shared machine, so they are measured between the repeats of a row, with the same threads: the read
-// bandwidth over as many bytes as a token reads, and the peak rate of the prompt's arithmetic. Every figure is a median,
-// with the fastest and the slowest behind it; the share of a limit and the comparison with a peer are medians of the
-// quotients of what was measured side by side.
+// bandwidth over as many bytes as a token reads, and the peak rate of the prompt's arithmetic. Every figure is a
+// median, with the fastest and the slowest behind it; the share of a limit and the comparison with a peer are medians
+// of the quotients of what was measured side by side.
 #include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>

@@ -1,7 +1,8 @@
-// make bench-gpu: the ladder of a decode step on this machine's GPU (dev/GPU.md), each rung checked against the one before
-// and timed beside the card's own limits in the same run; then prompts. GPT-2 124M's shape with random weights, or with
-// `small` a shape that the host harness can run. What it prints are medians, with the 5th and the 95th percentile; a time is
-// that of the whole call, from the program's side. Exit status 1 when a rung gives other results than the one before.
+// make bench-gpu: the ladder of a decode step on this machine's GPU (dev/GPU.md), each rung checked against the one
+// before and timed beside the card's own limits in the same run; then prompts. GPT-2 124M's shape with random weights,
+// or with `small` a shape that the host harness can run. What it prints are medians, with the 5th and the 95th
+// percentile; a time is that of the whole call, from the program's side. Exit status 1 when a rung gives other results
+// than the one before.
 //   bench_gpu [f32|bf16|f16|q8] [small]
 #include "../gpt2_kernels.hip"
 
@@ -151,8 +152,8 @@ static bool run_plain(Device* d, int token, int position, int* next, Error* erro
     return ok;
 }
 
-// Runs `tokens` steps behind `depth` tokens by one rung, times them and returns the last logits. All rungs are given the
-// same tokens, whatever they pick.
+// Runs `tokens` steps behind `depth` tokens by one rung, times them and returns the last logits. All rungs are given
+// the same tokens, whatever they pick.
 static std::vector<float> run_rung(Device* d, int rung, int depth, int tokens, Times* times) {
     const SamplerOptions greedy = {0, 0, 1, 0, 1};
     int V = d->model->config.vocab_size, slot = 0;

@@ -1,10 +1,10 @@
 // Faults at a chosen call, for dev/test_faults.c: linked into the program with -Wl,--wrap=..., so that calls of the
 // functions below come here, those of a statically linked libjansson too.
 //
-// GPT2_FAULT is KIND:N. KIND is a group of functions of which the N-th call fails (memory, open, map, stat, read, write,
-// file, rename), a way in which all calls from the N-th on behave (short-read, short-write: one byte at a time), one call
-// that is interrupted (eintr-read, eintr-write), or the number of a signal that is sent at the N-th call of any of them.
-// When the fault has happened the file named by GPT2_FAULT_MARK is there.
+// GPT2_FAULT is KIND:N. KIND is a group of functions of which the N-th call fails (memory, open, map, stat, read,
+// write, file, rename), a way in which all calls from the N-th on behave (short-read, short-write: one byte at a time),
+// one call that is interrupted (eintr-read, eintr-write), or the number of a signal that is sent at the N-th call of
+// any of them. When the fault has happened the file named by GPT2_FAULT_MARK is there.
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>

@@ -1,6 +1,6 @@
 // libFuzzer target for standard output: the bytes of the input, written some at a time as a text is made, must come out
-// unaltered, whether they are held back until characters are whole (a terminal) or not. The first byte chooses that, and
-// how many are written at a time.
+// unaltered, whether they are held back until characters are whole (a terminal) or not. The first byte chooses that,
+// and how many are written at a time.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 // libFuzzer target for the tokenizer: hostile files for its loaders, hostile text for its encoder.
 //
-// The first byte of the input chooses what the rest is: 'b' the tokens of a .bin, to which a header is added, 'f' a .bin
-// as a whole, 'h' the ends of vocab.json and of merges.txt with a NUL between, 'j' both files as a whole, and all else
-// a text. What loads must then encode and decode without loss.
+// The first byte of the input chooses what the rest is: 'b' the tokens of a .bin, to which a header is added, 'f' a
+// .bin as a whole, 'h' the ends of vocab.json and of merges.txt with a NUL between, 'j' both files as a whole, and all
+// else a text. What loads must then encode and decode without loss.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-// make gpu-model: a MODEL of GPT-2 124M's time for a token and for a prompt on GPUs that are not here. Nothing in it was
-// measured by this project. What it adds up:
+// make gpu-model: a MODEL of GPT-2 124M's time for a token and for a prompt on GPUs that are not here. Nothing in it
+// was measured by this project. What it adds up:
 //   bytes, operations   operation_cost() over the figures that the chips' makers publish (chips.c): the least time
 //   launches            kernels of a pass, as gpt2_kernels.hip enqueues them, times what others saw between two of a graph
 //   hand-overs          of the persistent kernel: stages that wait for the one before, times what others saw a wait take
@@ -10,7 +10,8 @@
 
 enum { PROMPT = 512, DECODE_STAGES = 5, PREFILL_KERNELS = 7 }; // the last two for each layer
 
-// Seconds. Hazy Research saw 1.3 us between kernels of a graph on an H100, Kog 0.9 us for a barrier by polling on an MI300X.
+// Seconds. Hazy Research saw 1.3 us between kernels of a graph on an H100, Kog 0.9 us for a barrier by polling on an
+// MI300X.
 static const double between_kernels = 1.3e-6, hand_over = 0.9e-6;
 
 static void print_model(const GPT2Config* config, DType dtype) {

@@ -327,7 +327,8 @@ static void decode_ladder(Ladder* l) {
         {"the program's kernels, q8", DTYPE_Q8, NULL, true, true, 6e-2},
     };
     Error error;
-    size_t V = (size_t)l->models[DTYPE_F32].config.vocab_size, most = gpt2_bytes_per_token(&l->models[DTYPE_F32], DTYPE_F32);
+    size_t V = (size_t)l->models[DTYPE_F32].config.vocab_size,
+           most = gpt2_bytes_per_token(&l->models[DTYPE_F32], DTYPE_F32);
     float* before = allocate(V, sizeof *before, "logits", &error);
     char* buffer = allocate(most, 1, "buffer", &error);
     if (before == NULL || buffer == NULL) die(&error);

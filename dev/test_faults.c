@@ -1,7 +1,7 @@
 // make test-faults: the program, built with dev/faults.c under the address and undefined-behaviour sanitizers, meets
-// every fault at every point of several short runs. Each time it must go on as if nothing had been, or end with one line
-// and exit status 1: never by a crash, a hang or a leak, with other text than the undisturbed run's, or with a half
-// written file. `test_faults PROGRAM [RUN...]`: all runs, or those named.
+// every fault at every point of several short runs. Each time it must go on as if nothing had been, or end with one
+// line and exit status 1: never by a crash, a hang or a leak, with other text than the undisturbed run's, or with a
+// half written file. `test_faults PROGRAM [RUN...]`: all runs, or those named.
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -150,8 +150,8 @@ static void make_hf(const Bench* bench, const Toy* toy) {
     toy_write_safetensors(path, toy, &(SafetensorsStyle){"", {"F32", "F16", "BF16"}, true, true, 0, 1});
 }
 
-// A model that always continues with 'z' in f32 and with 'b' in bf16, for which the two are equal and the first is taken:
-// lnfb is 1, and their rows of wte are 4 and a little more, far above all others.
+// A model that always continues with 'z' in f32 and with 'b' in bf16, for which the two are equal and the first is
+// taken: lnfb is 1, and their rows of wte are 4 and a little more, far above all others.
 static Toy make_rough(GPT2Config shape) {
     Toy toy = toy_make(shape, 4, true);
     float *wte = toy_tensor(&toy, WTE, 0), *scale = toy_tensor(&toy, LNFW, 0), *shift = toy_tensor(&toy, LNFB, 0);

@@ -1,5 +1,5 @@
-// Weights from files: llm.c's format, conversion, saving, and where models are found. Images are judged in test_image.c,
-// Hugging Face's files in test_huggingface.c.
+// Weights from files: llm.c's format, conversion, saving, and where models are found. Images are judged in
+// test_image.c, Hugging Face's files in test_huggingface.c.
 #include "../checkpoint.h"
 
 #include <errno.h>

@@ -660,8 +660,8 @@ static void test_samples(const Cli* cli) {
                "--top-k at temperature 0 is pointed out");
 }
 
-// Writes the model's tokenizer with the texts of two tokens exchanged: the last one, <|endoftext|>, and the common " and",
-// whose id so becomes the one that ends a text. Format: see tokenizer_load_bin().
+// Writes the model's tokenizer with the texts of two tokens exchanged: the last one, <|endoftext|>, and the common
+// " and", whose id so becomes the one that ends a text. Format: see tokenizer_load_bin().
 static bool write_exchanged_tokenizer(const char* path) {
     static unsigned char bytes[1 << 17];
     const unsigned char *tokens[1 << 16], *next = bytes + 1024;
@@ -972,8 +972,8 @@ static void test_vocabularies(const Cli* cli) {
                FIRST_LINE(r.out));
 }
 
-// Writes text to a "terminal", n bytes at a time, and returns how many writes ended within a character; *same is whether all
-// bytes arrived.
+// Writes text to a "terminal", n bytes at a time, and returns how many writes ended within a character; *same is
+// whether all bytes arrived.
 static int count_split_characters(const char* text, size_t length, size_t n, bool hold, bool* same) {
     int ends[2], split = 0;
     char received[256];

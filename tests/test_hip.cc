@@ -1413,8 +1413,8 @@ static bool leaked() {
     return !hip_host::state().device.empty() || !hip_host::state().host.empty();
 }
 
-// Each call of HIP in turn fails, by one route: what may be done without, a graph or what the card says of itself, changes
-// nothing, and the rest is reported.
+// Each call of HIP in turn fails, by one route: what may be done without, a graph or what the card says of itself,
+// changes nothing, and the rest is reported.
 static void check_failing_calls(Tests* t, const GPT2Model* model, const char* route) {
     hip_host::State& s = hip_host::state();
     Error error;

@@ -1,5 +1,5 @@
-// Files made to do harm, as the loaders meet them: what test_checkpoint.c, test_huggingface.c and test_tokenizer.c do not
-// have already. Then a long life of one process.
+// Files made to do harm, as the loaders meet them: what test_checkpoint.c, test_huggingface.c and test_tokenizer.c do
+// not have already. Then a long life of one process.
 #include <dirent.h>
 #include <malloc.h>
 #include <stdint.h>

@@ -200,8 +200,8 @@ static void test_wrong_rare(Tests* t, const Bench* bench, const Bytes* packed) {
     test_check(t, differ == 0, "unspoiled it is read: %ld weights differ %s", differ, error.text);
 }
 
-// A row that begins at the list's end and goes on. Only that tells it from a right one: zeros stand there in memory, which
-// is what a rare weight in column 0 may look like.
+// A row that begins at the list's end and goes on. Only that tells it from a right one: zeros stand there in memory,
+// which is what a rare weight in column 0 may look like.
 static void test_list_end(Tests* t, const Bench* bench) {
     Toy toy = toy_make(toy_config, 1, true);
     float* last = toy_tensor(&toy, FCPROJW, 1) + 35 * 144;

@@ -325,8 +325,8 @@ static void test_layernorm(Tests* t, const CpuKernels* k) {
     test_check(t, worst <= 1e-5, "%s: LayerNorm of 1 to 1600 channels is off by %.1e, at most 1e-5", k->name, worst);
 }
 
-// Attention of Q queries from position `first` on with a cache of some dtype, against float64 from the keys and values as
-// the cache rounds them; what it holds past the last key is NaN (0xffff as binary16, 0xffffffff as binary32).
+// Attention of Q queries from position `first` on with a cache of some dtype, against float64 from the keys and values
+// as the cache rounds them; what it holds past the last key is NaN (0xffff as binary16, 0xffffffff as binary32).
 static double attention_error(const CpuKernels* k, DType dtype, size_t hs, size_t first, size_t Q) {
     size_t T = first + Q, stride = hs + 3;
     size_t keys_bytes = (T + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK * hs * dtype_size(dtype);

@@ -296,10 +296,11 @@ static void test_damaged_weights(const Limits* l) {
             }
         }
     }
-    test_check(l->t, right == n && plain.status == 0,
-               "a NaN or an infinity in any tensor ends a text, in bf16 or q8, a score, a profile and --verify with its "
-               "name: %d of %d",
-               right, n);
+    test_check(
+        l->t, right == n && plain.status == 0,
+        "a NaN or an infinity in any tensor ends a text, in bf16 or q8, a score, a profile and --verify with its "
+        "name: %d of %d",
+        right, n);
     float* weight = toy_tensor(&toy, LNFW, 0);
     float kept = *weight;
     *weight = 3e38f;

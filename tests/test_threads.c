@@ -1,5 +1,5 @@
-// Threads: where they run, what each takes of the work, how many take part. Times are made up here, so that nothing hangs
-// on what else this machine does; only the parting of threads is real.
+// Threads: where they run, what each takes of the work, how many take part. Times are made up here, so that nothing
+// hangs on what else this machine does; only the parting of threads is real.
 #include <math.h>
 #include <sched.h>
 #ifdef _OPENMP

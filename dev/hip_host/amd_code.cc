@@ -29,7 +29,8 @@ template <class T> T at(const std::string& bytes, size_t offset) {
     return value;
 }
 
-// Where in the object each NAME.kd lies, by NAME: symbols hold addresses, and sections say where addresses are in the file.
+// Where in the object each NAME.kd lies, by NAME: symbols hold addresses, and sections say where addresses are in the
+// file.
 static std::map<std::string, size_t> find_descriptors(const std::string& object) {
     std::map<std::string, size_t> found;
     Elf64_Ehdr header = at<Elf64_Ehdr>(object, 0);

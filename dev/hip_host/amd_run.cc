@@ -132,7 +132,8 @@ static void set_pair(Wave& w, unsigned at, const void* pointer) {
     w.scalar[at + 1] = (uint32_t)((uintptr_t)pointer >> 32);
 }
 
-// Registers at the start, as the descriptor asks for them: LLVM's User Guide for AMDGPU Backend, Initial Kernel Execution State.
+// Registers at the start, as the descriptor asks for them: LLVM's User Guide for AMDGPU Backend, Initial Kernel
+// Execution State.
 static void start_wave(Wave& w, Block* b, unsigned number, unsigned threads, Size3 index) {
     const Kernel& k = *b->kernel;
     memset(w.vector, 0xff, sizeof w.vector);
@@ -158,8 +159,8 @@ static void start_wave(Wave& w, Block* b, unsigned number, unsigned threads, Siz
     for (unsigned lane = 0; lane < w.size; lane++) w.vector[0][lane] = first + lane; // y and z, packed above it, are 0
 }
 
-// Behind the kernel's own arguments stand the sizes of grid and block (LLVM's User Guide, Code Object V5 Hidden Arguments);
-// before version 5 they were in the packet of the launch.
+// Behind the kernel's own arguments stand the sizes of grid and block (LLVM's User Guide, Code Object V5 Hidden
+// Arguments); before version 5 they were in the packet of the launch.
 static void write_arguments(Block* b, const std::vector<char>& arguments, Size3 grid, Size3 dim) {
     const Kernel& k = *b->kernel;
     size_t hidden = (arguments.size() + 7) / 8 * 8;

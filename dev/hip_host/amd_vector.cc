@@ -348,7 +348,8 @@ static void add_comparisons(Table& t) {
     t["v_cmpx_class_f32"] = compare(of_class, true);
 }
 
-// D = S0 + S1 + carry or S0 - S1 - carry, the carry out in the second operand, the carry in (where there is one) in the last.
+// D = S0 + S1 + carry or S0 - S1 - carry, the carry out in the second operand, the carry in (where there is one) in the
+// last.
 static Operation with_carry(bool is_difference, bool is_reversed) {
     return [=](Wave& w, const Instruction& i) {
         const Source a = source<uint32_t>(w, i.operands.at(is_reversed ? 3 : 2)),
@@ -522,9 +523,10 @@ static float number_of(const Wave& w, const Operand& o, unsigned lane, unsigned 
     return is_half ? f16_to_f32(bits) : bf16_to_f32(bits);
 }
 
-// D = A B + C for matrices of 16 x 16, spread over the lanes of a wave as each family of chips has it. A lane holds `held` numbers
-// of row (column of B) lane % 16: with CDNA and gfx12 numbers held * (lane / 16) and following along the depth; with gfx11,
-// which has gfx12's names, all 16 of them, in two lanes each. Sum n of a lane is row `row` of column lane % 16.
+// D = A B + C for matrices of 16 x 16, spread over the lanes of a wave as each family of chips has it. A lane holds
+// `held` numbers of row (column of B) lane % 16: with CDNA and gfx12 numbers held * (lane / 16) and following along the
+// depth; with gfx11, which has gfx12's names, all 16 of them, in two lanes each. Sum n of a lane is row `row` of column
+// lane % 16.
 static Operation matrix_product(unsigned sums, bool is_half) {
     return [=](Wave& w, const Instruction& i) {
         const Operand &a = i.operands.at(1), &b = i.operands.at(2), &c = i.operands.at(3);

@@ -7,17 +7,17 @@
 #include <cuda_runtime.h>
 #include <stdio.h>
 
-#define hipError_t                    cudaError_t
-#define hipSuccess                    cudaSuccess
-#define hipErrorOutOfMemory           cudaErrorMemoryAllocation
-#define hipErrorNotInitialized        cudaErrorInitializationError
-#define hipErrorInsufficientDriver    cudaErrorInsufficientDriver
-#define hipErrorInvalidDeviceFunction cudaErrorInvalidDeviceFunction
-#define hipErrorNoDevice              cudaErrorNoDevice
-#define hipErrorNoBinaryForGpu        cudaErrorNoKernelImageForDevice
+#define hipError_t                     cudaError_t
+#define hipSuccess                     cudaSuccess
+#define hipErrorOutOfMemory            cudaErrorMemoryAllocation
+#define hipErrorNotInitialized         cudaErrorInitializationError
+#define hipErrorInsufficientDriver     cudaErrorInsufficientDriver
+#define hipErrorInvalidDeviceFunction  cudaErrorInvalidDeviceFunction
+#define hipErrorNoDevice               cudaErrorNoDevice
+#define hipErrorNoBinaryForGpu         cudaErrorNoKernelImageForDevice
 #define hipErrorSharedObjectInitFailed cudaErrorSharedObjectInitFailed
-#define hipGetErrorString             cudaGetErrorString
-#define hipGetLastError               cudaGetLastError
+#define hipGetErrorString              cudaGetErrorString
+#define hipGetLastError                cudaGetLastError
 
 #define hipGetDeviceCount                   cudaGetDeviceCount
 #define hipSetDevice                        cudaSetDevice
