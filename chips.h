@@ -1,4 +1,4 @@
-// What GPUs can do at most that are not here, from what their makers publish.
+// Peak rates of GPUs that need not be present, from published figures.
 #ifndef CHIPS_H
 #define CHIPS_H
 
@@ -14,7 +14,7 @@ enum { NUM_CHIPS = 4 };
 
 extern const Chip chips[NUM_CHIPS];
 
-// For weights of a type.
+// The chip's peak rates for a model whose weights are `dtype`.
 Roof chip_rates(const Chip* chip, DType dtype);
 
 #endif

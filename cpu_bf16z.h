@@ -1,8 +1,8 @@
 // Weights in BF16Z for cpu_kernels.c, which includes this once per instruction set.
 //
-// A block is unpacked into what BF16 weights would be, in registers or in the first-level cache, and from there on
-// everything is as with those: the same operations in the same order, so the same bits. What it costs hides behind the
-// memory, which has a quarter less to bring.
+// A block is unpacked to BF16 weights, in registers or in the first-level cache, and from there on everything is as
+// with those: the same operations in the same order, so the same bits. The cost of unpacking is hidden behind memory,
+// which has a quarter less to deliver.
 #ifndef CPU_BF16Z_H
 #define CPU_BF16Z_H
 
@@ -22,7 +22,7 @@ INLINE vb vb_load(const void* p) {
     return v;
 }
 
-// The table as lookups want it: in each sixteen bytes. What stands in it at the given places.
+// The table in the form that lookups need, repeated in every sixteen bytes; and its entries at the given places.
 #if defined(__AVX512BW__)
 typedef vb VbTable;
 INLINE VbTable vb_table(const uint8_t* common) {
@@ -48,7 +48,7 @@ INLINE vb vb_lookup(VbTable table, vb places) {
     return (vb)vqtbl1q_u8((uint8x16_t)table, (uint8x16_t)places);
 }
 #else
-// Without an instruction for it: each of the eight magnitudes is put where its place stands, then the sign.
+// Without an instruction for it: each of the eight magnitudes is put wherever its place occurs, then the sign.
 typedef struct {
     vb magnitude[BF16Z_COMMON / 2]; // each in every byte
 } VbTable;
@@ -90,7 +90,7 @@ INLINE vb weave_upper(vb low, vb high) {
 
 typedef char Bf16Block[2 * BF16Z_BLOCK]; // unpacked
 
-// out = the block's weights in order; in place of a rare one stands something else.
+// out = the block's weights in order; a rare one's element holds some other value.
 INLINE void bf16z_unpack(char* out, const char* block, VbTable table) {
     UNROLL for (int part = 0; part < BF16Z_BLOCK / 2; part += VB) {
         vb places = vb_load(block + BF16Z_PLACES + part);
@@ -104,8 +104,8 @@ INLINE void bf16z_unpack(char* out, const char* block, VbTable table) {
     }
 }
 
-// The same for block number b of a row, with the rare ones of `rare`, which begins with the first that is not before the
-// block. Returns the first that is behind it.
+// The same for block number b of a row, with its rare weights, taken from `rare`, which begins with the first that is
+// not before the block. Returns the first one behind the block.
 INLINE const uint32_t* bf16z_unpack_all(char* out, const char* row, size_t b, const uint32_t* rare,
                                         const uint32_t* rare_end, VbTable table) {
     bf16z_unpack(out, row + b * BF16Z_BLOCK_BYTES, table);
@@ -130,15 +130,15 @@ INLINE size_t bf16z_next_rare(const WeightRows* rows) {
 
 enum { BLOCKS_AHEAD = 8 }; // 1.5 KB; 6 are better on one die, 12 on two (dev/CPU.md)
 
-// Block b ahead of a row is requested.
+// Prefetches the block BLOCKS_AHEAD blocks after block b of a row.
 INLINE void bf16z_request(const char* row, size_t b) {
     UNROLL for (int line = 0; line < BF16Z_BLOCK_BYTES; line += 64) {
         __builtin_prefetch(row + (b + BLOCKS_AHEAD) * BF16Z_BLOCK_BYTES + line);
     }
 }
 
-// Rows whose blocks are unpacked before they are multiplied. One after the other reads memory best, but where vectors are
-// narrow a block is a long chain of additions, of which several have to be under way.
+// The number of rows whose blocks are unpacked before they are multiplied. One row at a time reads memory fastest, but
+// with narrow vectors a block is a long chain of additions, and several of these have to be in flight.
 enum { ROWS_AT_A_TIME = VL == 16 ? 1 : MR };
 
 // acc (nr, MR) += block b, whole and without rare weights, times what x points to.
@@ -160,8 +160,8 @@ INLINE void bf16z_dot_block(vf (*acc)[MR], const WeightRows* rows, size_t b, VbT
     }
 }
 
-// What dot_steps does, for weights in BF16Z; `arithmetic` is that of unpacked ones. Rare weights that have been met are
-// taken from rows->rare. Weights ahead are requested unless next is 0.
+// dot_steps() for weights in BF16Z; `arithmetic` is that of the unpacked ones. rows->rare moves past the rare weights
+// that have been used. Weights ahead are prefetched unless next is 0.
 INLINE void bf16z_dot_steps(vf (*acc)[MR], WeightRows* rows, VbTable table, const char* const* x, size_t first,
                             size_t last, Arithmetic arithmetic, size_t next, int nr) {
     const size_t steps = BF16Z_BLOCK / step_elements(arithmetic);

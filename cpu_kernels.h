@@ -9,11 +9,11 @@
 
 #include "gpt2.h"
 
-// Positions per block of the key cache. Keys lie as (T / KEY_BLOCK, hs, KEY_BLOCK): one vector holds one channel of
-// several keys, so that scores need no sum across a vector's lanes.
+// Positions per block of the key cache. Keys are laid out as (T / KEY_BLOCK, hs, KEY_BLOCK): one vector holds one
+// channel of several keys, so that scores need no sum across a vector's lanes.
 enum { KEY_BLOCK = 16 };
 
-// Head size as the value cache keeps it: hs rounded up to whole vectors, the rest 0.
+// Head size in the value cache: hs rounded up to whole vectors, the rest 0.
 static inline size_t padded_head_size(size_t hs) {
     return (hs + 15) / 16 * 16;
 }
@@ -35,8 +35,8 @@ typedef struct {
 typedef struct {
     const char* name;
 
-    // Activations are packed, row by row, into the form that the matrix product with weights of a dtype wants (f32,
-    // bf16, or int8 with scales). Bytes of one packed row of C elements, a multiple of 64.
+    // Activations are packed, row by row, into the form that the matrix product with weights of a dtype needs (f32,
+    // bf16, or int8 with scales). packed_row_bytes: of one packed row of C elements, a multiple of 64.
     size_t (*packed_row_bytes)(DType dtype, size_t C);
     void (*pack_row)(void* out, const float* in, DType dtype, size_t C);
 
@@ -45,9 +45,10 @@ typedef struct {
     void (*matmul)(float* out, const void* inp, const Tensor* weight, const float* bias, size_t R, size_t C, size_t OC,
                    size_t begin, size_t end, Epilogue epilogue);
 
-    // The same product, bit by bit, for many rows, from tall_product_rows on the faster way. Its rows are transposed in
-    // groups of `rows_of_group`: group_rows makes one of n packed rows, the last may have fewer, and it takes as many
-    // bytes as that many packed rows. inp holds the groups; `tile` is scratch of tile_bytes, which may be 0.
+    // The same product, bit for bit, for many rows: faster from tall_product_rows() rows on. Rows are transposed in
+    // groups of `rows_of_group`: group_rows makes a group from n packed rows (the last group may have fewer), and a
+    // group takes as many bytes as rows_of_group packed rows. inp holds the groups; `tile` is scratch of tile_bytes,
+    // which may be 0.
     size_t rows_of_group;
     void (*group_rows)(void* group, const void* packed, size_t n, DType dtype, size_t C);
     size_t (*tile_bytes)(DType dtype, size_t C);
@@ -70,14 +71,14 @@ typedef struct {
 
 enum { ATTENTION_MAX_QUERIES = 8 };
 
-// Columns that it is best given whole multiples of, and rows from which on it pays (measured: dev/CPU.md).
+// matmul_tall: preferred multiple of columns, and the number of rows from which it is faster (measured: dev/CPU.md).
 enum { TALL_PRODUCT_COLUMNS = 48 };
 static inline size_t tall_product_rows(DType dtype) {
     return dtype == DTYPE_Q8 ? 5 : dtype == DTYPE_BF16Z ? 7 : 13;
 }
 
-// When all other rows fill groups, up to so many that are left are better multiplied like few rows: the weights, just
-// read, come from a cache. More are a group, which takes as long as a full one.
+// When all other rows fill groups, at most so many left over are faster multiplied as few rows: the weights, just read,
+// come from a cache. More of them make a group, which takes as long as a full one.
 static inline size_t most_rest_rows(DType dtype) {
     return dtype == DTYPE_Q8 ? 2 : 6;
 }

@@ -1,14 +1,14 @@
 // The matrix product with many rows, for cpu_kernels.c, which includes this once per instruction set.
 //
-// The tiles of dot_tile multiply along rows of weights and must then add up the lanes of every sum, which for 768 channels
-// takes a quarter of the time. Here a lane is a row of activations instead, and nothing is added across lanes:
+// The tiles of dot_tile multiply along rows of weights and must then add up the lanes of every sum, which for 768
+// channels takes a quarter of the time. Here a lane is a row of activations instead, and nothing is added across lanes:
 // activations are transposed when they are packed, once for all columns, and a weight is multiplied with all lanes from
-// where it lies. To give the same bits, an output is summed as there: what would be lane i of its sum is made for one i
-// after the other, in an order in which each meets its partner of sum_lanes4 as early as possible. So a tile's weights are
-// passed over VL / 2 times, and segments keep what a pass needs in the first-level cache.
+// where it is stored. To give the same bits, an output is summed as there: what would be lane i of its sum is made for
+// one i after the other, in an order in which each meets its partner of sum_lanes4 as early as possible. So there are
+// VL / 2 passes over a tile's weights, and segments keep what a pass needs in the first-level cache.
 //
-//   panel    PANEL_COLUMNS columns, whole tiles and whole vectors, whose sums are put away together
-//   block    rows of which a segment stays in the second-level cache while a panel's tiles pass by
+//   panel    PANEL_COLUMNS columns, whole tiles and whole vectors, whose sums are stored together
+//   block    rows of which a segment stays in the second-level cache while a panel's tiles are multiplied
 //   tile     TALL_COLUMNS columns by two groups of rows: as many sums as registers hold
 #ifndef CPU_TALL_H
 #define CPU_TALL_H
@@ -34,7 +34,7 @@ static void group_rows(void* group, const void* packed, size_t n, DType dtype, s
     }
 }
 
-// What is worked with at a time: steps [first, last) of the weights' rows. Q8 has its own order of sums and no segments.
+// What is processed at a time: steps [first, last) of the weights' rows. Q8 has its own order of sums and no segments.
 typedef struct {
     size_t first, last;
     size_t steps; // of a whole row
@@ -48,7 +48,7 @@ INLINE Segment tall_segment(const Product* p, size_t i, Arithmetic arithmetic) {
     return (Segment){first, last < steps ? last : steps, steps};
 }
 
-// Are weights multiplied where they lie, floats or pairs of bf16 in whole steps?
+// Are weights multiplied where they are stored, floats or pairs of bf16 in whole steps?
 INLINE bool multiplied_in_place(Arithmetic arithmetic, size_t C) {
     return (arithmetic == WIDEN_F32 || arithmetic == BF16_BY_BF16) && C % step_elements(arithmetic) == 0;
 }
@@ -98,8 +98,8 @@ INLINE void tile_unpack(char* out, const Product* p, size_t o, Segment segment, 
     }
 }
 
-// Row o of the weights, of which the segment is to be multiplied, as number `index` of a tile: where it lies, or copied to
-// the tile.
+// Row o of the weights, whose segment is to be multiplied, as number `index` of a tile: where it is stored, or its copy
+// in the tile.
 INLINE const char* tile_row(const Product* p, size_t o, Segment segment, Arithmetic arithmetic, char* tile,
                             size_t index) {
     const char* row = p->weight + o * p->weight_bytes;
@@ -200,8 +200,8 @@ INLINE int next_pair(int i) {
     return i | bit;
 }
 
-// sums (TALL_COLUMNS, groups) = groups of rows at x times TALL_COLUMNS rows of weights at w over a segment; those of the
-// segments before are added.
+// sums (TALL_COLUMNS, groups) = groups of rows at x times TALL_COLUMNS rows of weights at w over a segment, plus those
+// of the segments before it.
 INLINE void tall_tile(vf (*sums)[TALL_GROUPS], const float* const* x, const char* const* w, size_t C, Segment segment,
                       Arithmetic arithmetic, Ahead* ahead, int groups) {
     TallSums waiting[4]; // sums of 2, 4, 8 lanes that their partners have yet to meet

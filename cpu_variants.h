@@ -1,6 +1,6 @@
 // The variants of cpu_kernels.c that the Makefile compiles for this architecture, best first:
 //   X(name, condition under which the processor can run it)
-// The flags of each stand in the Makefile under the same name.
+// The Makefile has the flags of each under the same name.
 #ifndef CPU_VARIANTS_H
 #define CPU_VARIANTS_H
 
@@ -9,13 +9,13 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 
-// What __builtin_cpu_supports() would tell if clang 14 knew the name "f16c".
+// __builtin_cpu_supports("f16c"), a name that clang 14 does not know.
 static inline bool f16c_supported(void) {
     unsigned eax, ebx, ecx, edx;
     return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
 }
 
-// AVX-VNNI, whose name clang 14 does not know either: leaf 7, subleaf 1.
+// AVX-VNNI, another name that clang 14 does not know: leaf 7, subleaf 1.
 static inline bool avxvnni_supported(void) {
     unsigned eax, ebx, ecx, edx;
     return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1u << 4) != 0;

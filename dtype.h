@@ -18,17 +18,17 @@ extern "C" {
 //   F16   IEEE binary16
 //   Q8    int8, one binary16 scale for every Q8_BLOCK elements of a row: weight = scale * int8
 //   BF16Z the numbers of BF16 in 12 bits each (bf16z.h); matrices on the CPU only
-// Images (image.h) hold their places in this list.
+// Images (image.h) store these values, so they must not change.
 typedef enum { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_Q8, DTYPE_BF16Z, NUM_DTYPES } DType;
 
-enum { NUM_GPU_DTYPES = DTYPE_BF16Z }; // those before it are also kept on a GPU
+enum { NUM_GPU_DTYPES = DTYPE_BF16Z }; // the types before it exist on a GPU too
 
 enum { Q8_BLOCK = 32 };
 
-// "f32", "bf16", "f16", "q8", "bf16z": the words of --dtype.
+// "f32", "bf16", "f16", "q8", "bf16z": the values of --dtype.
 extern const char* const dtype_names[NUM_DTYPES];
 
-// The type whose numbers a matrix holds and whose arithmetic its products have.
+// The type of the numbers in a matrix, whose arithmetic its products use.
 static inline DType dtype_unpacked(DType dtype) {
     return dtype == DTYPE_BF16Z ? DTYPE_BF16 : dtype;
 }
@@ -40,7 +40,7 @@ static inline size_t dtype_row_stride(DType dtype, size_t C) {
     return (C + block - 1) / block * block;
 }
 
-// Bytes of one element, in BF16Z when it is unpacked; the scales of Q8 are counted apart, see q8_num_scales.
+// Bytes of one element, of an unpacked one in BF16Z; the scales of Q8 are counted separately, see q8_num_scales.
 static inline size_t dtype_size(DType dtype) {
     return dtype == DTYPE_F32 ? 4 : dtype == DTYPE_Q8 ? 1 : 2;
 }
@@ -56,7 +56,8 @@ static inline size_t q8_num_scales(size_t C) {
     return (C + Q8_BLOCK - 1) / Q8_BLOCK;
 }
 
-// Bytes of one row of C elements, with its scales, or with where its rare weights begin (themselves not counted).
+// Bytes of one row of C elements, with its scales (Q8) or the index of its first rare weight (BF16Z), but without the
+// rare weights themselves.
 static inline size_t dtype_row_bytes(DType dtype, size_t C) {
     size_t scales = dtype == DTYPE_Q8 ? q8_num_scales(C) * sizeof(uint16_t) : 0;
     return dtype_stride_bytes(dtype, C) + scales + (dtype == DTYPE_BF16Z ? sizeof(uint32_t) : 0);
@@ -85,8 +86,8 @@ static inline uint16_t f32_to_bf16(float f) {
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-// Functions that are compiled for wider vectors too where the loader can choose at start; the results are the same to the
-// bit. Not under ThreadSanitizer, which is not ready when the loader asks.
+// For functions that are compiled for wider vectors too, where the loader can choose at start; the results are the same
+// to the bit. Not under ThreadSanitizer, which is not ready when the loader asks.
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_THREAD__)
 #define WIDE_VECTORS __attribute__((target_clones("avx512f", "avx2", "default")))
 #else

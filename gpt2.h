@@ -27,15 +27,15 @@ typedef struct {
     int channels;          // C, 768 1024 1280 1600
 } GPT2Config;
 
-// What a parameter does, and so how it is kept.
+// What a parameter does, which decides how it is stored.
 //   EMBEDDING  a matrix whose rows are looked up (wte is the head's weight as well); kept in the model's dtype
 //   LINEAR     the weight (out, in) of a matrix product; kept in the model's dtype. Hugging Face's files hold GPT-2's
-//              transposed, as (in, out), because its Conv1D layer wants it so
+//              transposed, as (in, out), because its Conv1D layer expects them so
 //   VECTOR     a bias or a LayerNorm parameter; kept as f32
 typedef enum { EMBEDDING, LINEAR, VECTOR } ParameterKind;
 
 // Every parameter of GPT-2, in the order of llm.c's checkpoints. Loading, sizes, printing and tests follow this table.
-//   id, llm.c's name, Hugging Face's name (after "h.<layer>." where there is one per layer), kind, layers, rows, columns
+//   id, llm.c's name, Hugging Face's name (after "h.<layer>." where it is per layer), kind, layers, rows, columns
 #define GPT2_PARAMETERS(X)                                                                                             \
     X(WTE, "wte", "wte.weight", EMBEDDING, 1, Vp, C)                                                                   \
     X(WPE, "wpe", "wpe.weight", EMBEDDING, 1, maxT, C)                                                                 \
@@ -70,7 +70,7 @@ typedef struct {
 
 ParameterShape gpt2_parameter_shape(ParameterId id, const GPT2Config* config);
 
-// The parameters as they lie in memory. Vectors (LayerNorm and biases, 0.1 % of all) are f32 whatever the dtype.
+// A parameter in memory. Vectors (LayerNorm and biases, 0.1 % of all parameters) are f32 whatever the dtype.
 typedef struct {
     DType dtype;
     const void* data;       // (layers, rows, dtype_row_stride(dtype, cols)), not aligned to more than one element
@@ -81,14 +81,14 @@ typedef struct {
     const uint32_t* rare_starts; // (layers * rows + 1) where those of each row begin
 } Tensor;
 
-// The rare weights of matrices in BF16Z, and their memory where it is not the file's (pack.h).
+// The rare weights of matrices in BF16Z, and the matrices' memory where it is not the file's (pack.h).
 typedef struct {
     size_t num_rare;
     uint32_t* rare; // (num_rare)
     void* block;    // data, common and rare_starts of all of them
 } Packed;
 
-// A loaded model. checkpoint.h fills one in and frees it; everything else only reads it.
+// A loaded model. checkpoint.h fills it in and frees it; everything else only reads it.
 typedef struct {
     GPT2Config config;
     DType dtype;                         // of the matrices in memory
@@ -96,8 +96,8 @@ typedef struct {
     size_t num_parameters;               // total_params of llm.c: padding included
     Tensor tensors[NUM_PARAMETERS];      // indexed by ParameterId
     struct CheckpointContents* contents; // filled in by the loaders (checkpoint.h), or NULL
-    bool shows_progress;                 // loading tells a terminal how far it has come
-    // who owns the memory behind the tensors
+    bool shows_progress;                 // loading shows its progress on a terminal
+    // the memory behind the tensors
     void* mapping; // the file, mapped read-only, or NULL
     size_t mapping_bytes;
     void* block;   // what had to be converted or transposed, or NULL
@@ -123,7 +123,7 @@ const float* gpt2_vector(const GPT2Model* model, ParameterId id, int layer);
 // Row `row` of a matrix with `cols` columns, widened to out (cols): an embedding lookup.
 void gpt2_matrix_row(float* out, const Tensor* matrix, size_t row, size_t cols);
 
-// The parts of a tensor, all layers of it, when the matrices are kept as `dtype`: bytes of each, 0 for what it lacks.
+// Bytes of each part of a tensor, all layers together, when the matrices are kept as `dtype`; 0 for parts it lacks.
 typedef struct {
     size_t data, scales, common, rare_starts;
 } TensorBytes;
@@ -131,7 +131,7 @@ typedef struct {
 TensorBytes gpt2_tensor_bytes(const ParameterShape* shape, DType dtype);
 
 // That tensor with its parts in a block from *offset on, in the order of TensorBytes, each at a multiple of 64 bytes;
-// *offset moves behind them. Its rare weights are the caller's. With block == NULL only *offset is of use.
+// *offset moves past them. The caller sets its rare weights. With block == NULL only *offset is of use.
 Tensor gpt2_place_tensor(const ParameterShape* shape, DType dtype, const void* block, size_t* offset);
 
 // Bytes of weights that one decoded token must read where the matrices are kept as `dtype`: every block, the final

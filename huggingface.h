@@ -7,8 +7,8 @@
 #include "mapped_file.h"
 
 // Loads one .safetensors file, already mapped. The configuration is that of config.json in the same directory; without
-// one it follows from the shapes, with heads of 64 channels as every published GPT-2 has them. As checkpoint_load() for
-// the rest; all weights are copied, so that the mapping is not needed afterwards.
+// one it follows from the shapes, with heads of 64 channels as in every published GPT-2. Otherwise as
+// checkpoint_load(); all weights are copied, so the mapping is not needed afterwards.
 bool load_safetensors(GPT2Model* model, const MappedFile* file, const char* path, bool keep_dtype, DType dtype,
                       Error* error);
 

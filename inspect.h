@@ -1,6 +1,6 @@
 // Looking inside a model and a run of it: what --top K --all, --perplexity, --verify, --profile, --estimate and --info
-// print on standard output, as tables or, with --json, as one JSON object. Each works on a Generation whose options,
-// paths, model and tokenizer are filled in, and, but for --info and --estimate, the prompt's tokens.
+// print on standard output, as tables or, with --json, as one JSON object. Each needs a Generation with its options,
+// paths, model and tokenizer filled in and, except for --info and --estimate, the prompt's tokens.
 #ifndef INSPECT_H
 #define INSPECT_H
 
@@ -16,7 +16,7 @@ bool verify_devices(const Generation* g, TextOutput* out, bool* passed, Error* e
 // profile_report.c: runs the prompt and `-n` tokens and prints where the time went.
 bool profile_run(const Generation* g, TextOutput* out, Error* error);
 
-// estimate.c: what the operations would take by bytes and arithmetic alone.
+// estimate.c: how long the operations would take, from bytes and arithmetic alone.
 bool estimate_run(const Generation* g, TextOutput* out, Error* error);
 
 // info.c: what the checkpoint is.

@@ -7,6 +7,7 @@
 #include "mapped_file.h"
 #include "output_file.h"
 
+// Does the file begin with llm.c's magic number? Nothing else is checked.
 bool is_llmc(const MappedFile* file);
 
 // See checkpoint_load(). Takes the mapping over when the model uses it.

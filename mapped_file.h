@@ -1,11 +1,11 @@
-// Files in memory, and what a file that is not the expected one seems to be.
+// Files mapped into memory, and a guess at what an unexpected file is.
 #ifndef MAPPED_FILE_H
 #define MAPPED_FILE_H
 
 #include "utils.h"
 
-// A regular file, mapped read-only and private. Another process that shortens the file while it is in use takes the
-// pages away (SIGBUS); writers that rename a new file into place, as this program does, are harmless.
+// A regular file, mapped read-only and private. A process that shortens the file while it is in use takes its pages
+// away (SIGBUS); writers that rename a new file into place, as this program does, are harmless.
 typedef struct {
     const unsigned char* bytes; // NULL when the file is empty
     size_t size;
@@ -16,15 +16,15 @@ bool map_file(MappedFile* file, const char* path, Error* error);
 
 void unmap_file(MappedFile* file);
 
-// Part of a mapped file has been read and will not be needed soon: its whole pages need no memory of this process until
-// they are touched again. Of memory that is no file's the contents are lost.
+// Gives back the whole pages of a part of a mapped file that will not be needed soon; they are read again when they are
+// touched. Memory that is not a file's loses its contents.
 void release_pages(const void* memory, size_t size);
 
-// A wish that memory, of a mapped file or allocated, may lie in pages of 2 MB; without it all works the same.
+// Hints that memory, of a mapped file or allocated, should use 2 MB pages; results do not depend on it.
 void prefer_huge_pages(const void* memory, size_t size);
 
-// What a file that is no checkpoint seems to be and what to do about it, as half a sentence: "it is compressed with
-// gzip; run gunzip on it". The text is static.
+// What a file that is not a checkpoint seems to be and what to do about it, as part of a sentence: "it is compressed
+// with gzip; run gunzip on it". The text is static.
 const char* guess_file_kind(const MappedFile* file);
 
 #endif

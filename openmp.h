@@ -1,4 +1,4 @@
-// <omp.h>, or what it says in a build without OpenMP, where there is one thread.
+// <omp.h>, or single-thread stand-ins without OpenMP.
 #ifndef OPENMP_H
 #define OPENMP_H
 

@@ -12,25 +12,30 @@ typedef struct {
     int tokens;       // of each sequence
     ProfileRow* rows; // (num_rows)
     size_t num_rows;
-    double wall;       // seconds of the whole phase; what is more than the rows' sum is overhead
-    double unprofiled; // seconds of it in a run that was not recorded
+    double wall;       // seconds of the whole phase; what exceeds the rows' sum is overhead
+    double unprofiled; // the same in a run that was not recorded
 } Phase;
 
+// Seconds that a machine of these peak rates needs at least for all calls of a row.
 double row_roof(const ProfileRow* row, const Roof* rates);
 
-// The rows of one pass of `shape` from the shapes alone, logits for the last token only, each as fast as the roof allows.
+// The rows of one pass of `shape`, from the shapes alone: logits for the last token only, each as fast as the roof
+// allows.
 void estimate_rows(ProfileRow rows[NUM_OPERATIONS], const GPT2Config* config, DType dtype, CallShape shape,
                    const Roof* rates);
 
 double phase_operations(const Phase* phase); // the sum of the rows' seconds
+
+// The sum of the rows' row_roof(): seconds that the phase needs at least.
 double phase_roof(const Phase* phase, const Roof* rates);
 
+// One line with the rates of the roof. Errors of writing stay with `out`.
 void print_machine(FILE* out, const Roof* rates);
 
-// With is_measured the columns that only a run fills in: the median, the wait at barriers, the overhead.
+// The table of a phase; with is_measured also what only a run provides: the median, the wait at barriers, the overhead.
 void print_phase(FILE* out, const Phase* phase, const Roof* rates, bool is_measured);
 
-// "key": {...} and "key": [...], without what follows.
+// json_machine: "machine": {...}; json_phase: {...}. Neither is followed by a comma.
 void json_machine(FILE* out, const Roof* rates);
 void json_phase(FILE* out, const Phase* phase, const Roof* rates);
 

@@ -24,7 +24,7 @@ extern "C" {
 typedef enum { GPT2_OPERATIONS(OPERATION_ID) NUM_OPERATIONS } Operation;
 #undef OPERATION_ID
 
-// The tokens that one call works on: T new ones for each of B sequences that hold `position` tokens already.
+// The tokens that one call processes: T new ones for each of B sequences that hold `position` tokens already.
 typedef struct {
     int B, T, position;
 } CallShape;
@@ -38,35 +38,36 @@ typedef struct {
     double bytes; // what must be read and written at least once: weights, activations in and out (f32), KV cache
 } OperationCost;
 
+// The name in tables and JSON. The text is static.
 const char* operation_name(Operation operation);
-int operation_calls(Operation operation, const GPT2Config* config); // of one forward pass: L or 1
+int operation_calls(Operation operation, const GPT2Config* config); // in one forward pass: L or 1
 
-// `dtype` is what the matrices are kept as.
+// The cost of one call; `dtype` is that of the matrices.
 OperationCost operation_cost(Operation operation, const GPT2Config* config, DType dtype, CallShape shape);
 
-// What a machine does at most: the roof of the roofline (Williams, Waterman and Patterson, 2009). A multiply-add counts as
-// two operations.
+// The peak rates of a machine: the roof of the roofline (Williams, Waterman and Patterson, 2009). A multiply-add counts
+// as two operations.
 typedef struct {
     double bandwidth;   // bytes per second
     size_t working_set; // the bytes that were read over and over to measure it, or 0
     double f32;         // operations per second of multiply-adds in f32
     double products;    // operations per second of the instruction that products with the weights are made of
-    double attention;   // of what attention is made of: f32 on the CPU, as products on a GPU
+    double attention;   // the same for attention: as f32 on the CPU, as products on a GPU
 } Roof;
 
-// Is it the bytes that take longer than the arithmetic?
+// Do the bytes take longer than the arithmetic?
 bool is_bound_by_memory(Operation operation, const OperationCost* cost, const Roof* roof);
 
 // Seconds that the machine needs at least: for the bytes or for the arithmetic, whichever takes longer.
 double operation_roof(Operation operation, const OperationCost* cost, const Roof* roof);
 
-// The same for a whole pass, with logits for the last token only. A prediction that knows no launch, barrier or miss.
+// The same for a whole pass, with logits for the last token only. Ignores launches, barriers and cache misses.
 double pass_roof(const GPT2Config* config, DType dtype, CallShape shape, const Roof* roof);
 
 // The shape that an operation has in such a pass.
 CallShape operation_shape(Operation operation, CallShape pass);
 
-// Bytes of one number in the KV cache: binary16, but f32 beside f32 weights.
+// Bytes of one number in the KV cache: binary16, or f32 when the weights are f32.
 size_t cache_element_bytes(DType dtype);
 
 #ifdef __cplusplus

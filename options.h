@@ -26,7 +26,7 @@ typedef enum {
 
 enum { MAX_ESTIMATE = 2 };
 
-// Where the model shall run. AUTO: on a GPU if there is one that can be used.
+// Where the model is to run. AUTO: on a GPU if there is a usable one.
 typedef enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_GPU } DeviceWish;
 
 // The strings point into argv.
@@ -44,9 +44,9 @@ typedef struct {
     DeviceWish device;             // where the model runs
     int gpu;                       // DEVICE_GPU: its number
     bool cpu_logits;               // the head runs on the CPU, whatever the device
-    bool keep_dtype;               // the weights as the file has them; dtype does not count
+    bool keep_dtype;               // --dtype auto: the weights in the file's type; dtype is ignored
     DType dtype;                   // what the weights are kept as
-    int layers;                    // use the first so many layers; 0: all
+    int layers;                    // use only the first so many layers; 0: all
     int context;                   // limit of the context in tokens; 0: the model's
     int top;                       // how many of the likeliest next tokens to print; 0: none
     bool all;                      // --top for every position of the prompt
@@ -57,12 +57,12 @@ typedef struct {
     const char* save;              // --save: the file to write the model to, or NULL
     const char* logits;            // .npy file for the logits of the prompt, or NULL
     bool json, ignore_eos, no_echo, quiet, verbose;
-    const char* idle; // an option that was given and has no effect on what is done, or NULL
+    const char* idle; // an option that was given and has no effect on the action, or NULL
 } Options;
 
-// Fills in `options` from the command line. Every number is checked against its range, and combinations that contradict
-// themselves or would lose what was to be printed or written are refused; the error names the flag, the value and what
-// would be right.
+// Fills in `options` from the command line. Every number is checked against its range; combinations that contradict
+// each other, or that would lose what was to be printed or written, are refused. The error names the flag, the value
+// and what would be right.
 bool options_parse(Options* options, int argc, char** argv, Error* error);
 
 // The text of --help. The caller frees it; NULL when memory is short.

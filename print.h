@@ -1,4 +1,4 @@
-// What the tables and JSON objects on standard output are made with.
+// Printing of the tables and JSON objects on standard output.
 #ifndef PRINT_H
 #define PRINT_H
 
@@ -13,6 +13,7 @@ typedef struct {
     size_t length;
 } Page;
 
+// Begins an empty page. False with the error filled in when memory is short. Ends with page_end() or page_drop().
 bool page_open(Page* page, Error* error);
 
 // Writes the page and frees it, whatever happens.
@@ -27,14 +28,14 @@ void print_escaped(FILE* out, const char* bytes, size_t n, char quote);
 // repr() of bytes: in single quotes, or in double ones where that saves escapes.
 void print_repr(FILE* out, const char* bytes, size_t n);
 
-// One string. What JSON (RFC 8259) forbids in a string is escaped, what is not UTF-8 becomes U+FFFD, one for each byte.
+// A JSON string (RFC 8259) of n bytes, escaped as needed. Each byte that is not UTF-8 becomes U+FFFD.
 void json_quoted(FILE* out, const char* bytes, size_t n);
 
 // "key": "text", and a comma.
 void json_text(FILE* out, const char* key, const char* text);
 
-// "key": value, and `end`: a number in as few digits as tell it from every other float, or null for what JSON has no
-// number for.
+// "key": value, and `end`: the number in the fewest digits that tell it from every other float, or null for what JSON
+// cannot express.
 void json_number(FILE* out, const char* key, double value, const char* end);
 
 // "key": [...]

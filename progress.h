@@ -1,11 +1,11 @@
-// How far long work has come, on a terminal.
+// The progress of long work, shown on a terminal.
 #ifndef PROGRESS_H
 #define PROGRESS_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
-// Begins with progress_start(); where nobody looks, all functions do nothing.
+// Begins with progress_start(); where nothing is to be shown, all functions do nothing.
 typedef struct {
     const char* what;
     size_t done, total;
@@ -13,10 +13,10 @@ typedef struct {
     bool is_wanted, is_shown;
 } Progress;
 
-// Work called `what` in `total` steps of any size. Nothing is shown unless it is wanted and standard error is a terminal.
+// Work called `what`, of `total` units of any kind. Nothing is shown unless is_wanted and standard error is a terminal.
 Progress progress_start(const char* what, size_t total, bool is_wanted);
 
-// Some more of it is done. A percentage is shown once the work has taken a second.
+// `done` more units are done. A percentage is shown once the work has taken a second.
 void progress_add(Progress* progress, size_t done);
 
 // Removes the line from the terminal.

@@ -10,7 +10,7 @@
 typedef struct {
     char* text; // any bytes, NUL among them; followed by one NUL that does not count
     size_t length;
-    bool is_cut; // there was more than the limit, and it was not read
+    bool is_cut; // the text was longer than the limit; the rest was not kept
 } Prompt;
 
 // Where the prompt comes from: -p TEXT as it is; -f FILE; standard input for "-", and without -p and -f when something

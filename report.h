@@ -1,4 +1,4 @@
-// What the program tells about a run: the report on standard error, the tables and the JSON object on standard output.
+// What the program reports of a run: the report on standard error, the tables and the JSON object on standard output.
 #ifndef REPORT_H
 #define REPORT_H
 
@@ -28,8 +28,8 @@ typedef struct {
     Tokenizer* tokenizer;
     int context; // tokens that prompt and continuation may have together
     int threads;
-    const char* device; // its own description
-    DType device_dtype; // of the matrices where it reads them
+    const char* device; // as it describes itself
+    DType device_dtype; // of the matrices on the device
 
     Prompt prompt;
     int* prompt_tokens; // (num_prompt)
@@ -39,7 +39,7 @@ typedef struct {
 
     double load_seconds;   // reading and converting the weights, opening the device
     double prompt_seconds; // running the prompt
-    double total_seconds;  // from the start of the prompt to the last token put out
+    double total_seconds;  // from the start of the prompt to the output of the last token
     double* step_seconds;  // (num_steps): forward pass, sampling and output of one token of every sample
     int num_steps;         // the first token of a sample follows from the prompt, so it takes no step
 } Generation;
@@ -77,7 +77,7 @@ typedef struct {
     double bytes_per_second;              // of weights
 } Figures;
 
-// 0 stands for what cannot be told, such as the times of steps when there was none. False when memory is short.
+// Figures that do not exist are 0, such as the times of steps when there was none. False when memory is short.
 bool report_figures(Figures* figures, const Generation* g);
 
 extern const char* const stop_names[]; // by StopReason

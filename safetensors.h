@@ -26,19 +26,20 @@ typedef struct {
     size_t num_entries;
 } SafetensorsFile;
 
-// Is it meant to be such a file, by its first bytes or by its name?
+// Is it meant to be a .safetensors file, judged by its first bytes or its name?
 bool is_safetensors(const MappedFile* file, const char* path);
 
-// Reads and checks the header: at most 4 MiB, an object without duplicate keys; every tensor has a known
-// dtype, a shape whose checked product times the dtype's size is its number of bytes, and a place that is a multiple
-// of that size; the tensors fill the data without hole, overlap or rest. The entries point into `file`.
-// Release with safetensors_free().
+// Reads and checks the header: at most 4 MiB, an object without duplicate keys; every tensor has a known dtype, a shape
+// whose checked product times the dtype's size is its number of bytes, and an offset that is a multiple of that size;
+// the tensors fill the data without gap, overlap or remainder. The entries point into `file`. Release with
+// safetensors_free().
 bool safetensors_parse(SafetensorsFile* tensors, const MappedFile* file, const char* path, Error* error);
 
 void safetensors_free(SafetensorsFile* tensors);
 
-// Parses one JSON object of `size` bytes, duplicate keys refused and no more than 4 MiB (a parsed text can take 80 times
-// its size, and the header of the largest GPT-2 has 63 kB); release with json_decref(). `path` is for the error.
+// Parses one JSON object of `size` bytes, with no duplicate keys and no more than 4 MiB (a parsed text can take 80
+// times its size, and the header of the largest GPT-2 has 63 kB). Release with json_decref(). NULL with the error,
+// which names `path`, filled in.
 struct json_t* parse_json_object(const void* bytes, size_t size, const char* path, Error* error);
 
 // A copy of `name` that is fit for an error message: at most 79 bytes, control and non-ASCII characters as '?'.

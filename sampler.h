@@ -1,4 +1,4 @@
-// Logits to token.
+// From logits to a token.
 #ifndef SAMPLER_H
 #define SAMPLER_H
 
@@ -28,8 +28,10 @@ typedef struct {
     struct Candidate* candidates; // (V) scratch
 } Sampler;
 
-// `stream` numbers the samples of one run, so that sample b draws the same numbers whatever the batch size is.
-// The generator is SplitMix64 (Steele, Lea and Flood 2014), started at a mix of seed and stream.
+// A sampler for logits (V). `stream` numbers the samples of one run, so that sample b draws the same numbers whatever
+// the batch size is. The generator is SplitMix64 (Steele, Lea and Flood 2014), started at a mix of seed and stream. The
+// options are copied and not checked. False with the error filled in when memory is short. Release with
+// sampler_close().
 bool sampler_open(Sampler* sampler, const SamplerOptions* options, int V, uint64_t seed, uint64_t stream, Error* error);
 void sampler_close(Sampler* sampler);
 
@@ -37,7 +39,7 @@ void sampler_close(Sampler* sampler);
 // the generator for every token when temperature > 0.
 int sampler_next(Sampler* sampler, const float* logits, const int* tokens, size_t num_tokens);
 
-// The number that sampler_next() would draw for this token, uniform in [0, 1): for a device that picks by itself.
+// Draws the number that sampler_next() would draw for this token, uniform in [0, 1): for a device that picks by itself.
 double sampler_uniform(Sampler* sampler);
 
 // Likeliest token, the lowest id among equals; a NaN is never the likeliest.

@@ -7,8 +7,8 @@
 
 #include "utils.h"
 
-// On a terminal a character whose last bytes are still to come is held back until they do, or cannot come any more:
-// tokens end within characters, terminals draw what they have. Into a pipe or a file bytes go as they come.
+// On a terminal an incomplete character is held back until its last bytes come, or can no longer come: tokens may end
+// within a character, and terminals draw what they have. To a pipe or a file bytes go as they come.
 typedef struct {
     int fd;
     bool is_terminal;

@@ -1,4 +1,4 @@
-// How far two runs of the same tokens are apart.
+// How far apart two runs of the same tokens are.
 #ifndef TRACE_H
 #define TRACE_H
 
@@ -8,16 +8,16 @@
 typedef struct {
     int T, V, C, L;
     float* logits;    // (T, V)
-    float* residuals; // (L + 1, T, C) the residual stream after the embedding and after every layer; NULL: not known
+    float* residuals; // (L + 1, T, C) the residual stream after the embedding and after every layer; NULL: unknown
 } Trace;
 
 // The residual stream after a layer (or the embedding), at the position where it differs most.
 typedef struct {
     double largest; // |a - b| of a channel
-    double
-        relative; // by Euclid's norm: |a - b| of what the layer added to the stream, to |a| of that, plus a sixteenth of
-                  // the stream itself. So a layer is judged by its own work, wherever in the stream it comes. Of the
-                  // embedding simply |a - b| / |a|
+    // In Euclid's norm: |a - b| of what the layer added to the stream, relative to |a| of that plus a sixteenth of the
+    // stream itself, so that a layer is judged by its own work wherever in the model it is. For the embedding simply
+    // |a - b| / |a|.
+    double relative;
 } LayerDifference;
 
 // The differences of the logits, and of the residual stream.
@@ -27,13 +27,13 @@ typedef struct {
                           // count only against each other, and GPT-2's share a large offset
     double kl_mean, kl_largest; // Kullback-Leibler divergence from the reference's distribution, nats per position
     int same_argmax;            // positions with the same likeliest token, of T
-    LayerDifference* layers;    // (L + 1); NULL: the streams are not known
-    int first_bad;              // 0: the embedding, l: layer l - 1, L + 1: the head, -1: none is beyond the tolerance
+    LayerDifference* layers;    // (L + 1); NULL: the streams are unknown
+    int first_bad;              // 0: the embedding, l: layer l - 1, L + 1: the head, -1: none exceeds its tolerance
 } Difference;
 
-// Compares with a reference of the same shape. tolerances (L + 2) is how large `relative` may be: after the embedding and
-// every layer, and of the logits. A number that is not finite is infinitely far away. The caller frees
-// difference->layers.
+// Compares with a reference of the same shape. tolerances (L + 2) are the largest `relative` that pass: after the
+// embedding, after every layer, and for the logits. A number that is not finite is infinitely far away. The caller
+// frees difference->layers.
 bool trace_compare(Difference* difference, const Trace* reference, const Trace* other, const double* tolerances,
                    Error* error);
 

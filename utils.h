@@ -1,4 +1,4 @@
-// Small things that every file needs: errors as one sentence, checked memory, a monotonic clock.
+// Small things that every file needs: one-line errors, checked allocation, a monotonic clock, sorting and hashing.
 #ifndef UTILS_H
 #define UTILS_H
 
@@ -20,8 +20,8 @@ typedef struct {
 bool fail(Error* error, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
 // count * size bytes, aligned to 64 and not cleared (pages that are never touched cost nothing); NULL with the error
-// filled in when the product overflows or memory is short. `what` names the thing in the message, and what would make
-// it smaller where that is in the user's hands. Release with free().
+// filled in when the product overflows or memory is short. `what` names the thing in the message and, where the user
+// can do something about it, what would make it smaller. Release with free().
 void* allocate(size_t count, size_t size, const char* what, Error* error);
 
 // Seconds since some fixed moment, from the monotonic clock.
@@ -33,7 +33,7 @@ bool all_finite(const float* numbers, size_t n);
 // Sorts n numbers in rising order.
 void sort_numbers(double* numbers, size_t n);
 
-// The p-quantile of n sorted numbers, n > 0, between its two neighbours in proportion; 0.5: the median.
+// The p-quantile of n sorted numbers, n > 0, interpolated linearly between its neighbours; 0.5: the median.
 double quantile(const double* sorted, size_t n, double p);
 
 // FNV-1a, 64 bit, of n bytes: the fingerprint that the report prints for logits.

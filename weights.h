@@ -1,12 +1,12 @@
-// From the tensors of a file to the tensors of a model: conversion and transposition.
-// What the readers of the file formats (checkpoint.c, image.c, huggingface.c) share.
+// From the tensors of a file to the tensors of a model: conversion and transposition, shared by the readers of the file
+// formats (llmc.c, image.c, huggingface.c).
 #ifndef WEIGHTS_H
 #define WEIGHTS_H
 
 #include "gpt2.h"
 #include "mapped_file.h"
 
-// One layer of a parameter as it lies in a mapped file, little-endian.
+// One layer of a parameter in a mapped file, little-endian.
 typedef struct {
     Tensor tensor; // data: at any alignment unless it is Q8 or BF16Z, and (cols, rows) when is_transposed
     bool is_transposed;
@@ -14,34 +14,35 @@ typedef struct {
     size_t offset;    // of the data in the file
 } SourceTensor;
 
-// Where the source of a parameter's layer stands in an array of NUM_PARAMETERS * L sources.
+// The index of the source of a parameter's layer in an array of NUM_PARAMETERS * L sources.
 static inline size_t source_index(const GPT2Config* config, int id, size_t layer) {
     return (size_t)id * (size_t)config->num_layers + layer;
 }
 
-// One for every layer of every parameter, zeros so far. NULL with the error filled in when memory is short. Release with
-// free().
+// One source for every layer of every parameter, all zero. NULL with the error filled in when memory is short. Release
+// with free().
 SourceTensor* weights_new_sources(const GPT2Config* config, const char* where, Error* error);
 
 // Fills in model->tensors, ->block, ->dtype and ->num_parameters from model->config and `sources` (see source_index;
-// the layers of one parameter adjoin when use_in_place). Matrices become `dtype`, vectors f32. With use_in_place the
-// tensors that already have that dtype stay where the file has them (for BF16Z those in BF16, until they are packed); the
-// rest is converted into model->block, on all OpenMP threads. Notes in model->contents, if there is one, where everything
-// lies. A weight that `dtype` cannot express (NaN, infinite, too large) is an error. `where` is the file.
+// with use_in_place the layers of one parameter must be adjacent). Matrices become `dtype`, vectors f32. With
+// use_in_place the tensors that already have that dtype stay in the mapped file (for BF16Z those in BF16, until they
+// are packed); the rest is converted into model->block, on all OpenMP threads. Records in model->contents, if there is
+// one, where everything is. A weight that `dtype` cannot express (NaN, infinite, too large) is an error. `where` is the
+// file.
 bool weights_from_sources(GPT2Model* model, const SourceTensor* sources, DType dtype, bool use_in_place,
                           const char* where, Error* error);
 
-// The same from one file whose matrices all have model->file_dtype and lie as a model has them: those that keep it, as they
-// do with keep_dtype whatever `dtype` is, stay where they are, and the mapping becomes the model's.
+// The same from one file whose matrices all have model->file_dtype and are laid out as in a model: those that keep that
+// type, as all do with keep_dtype, stay in place, and the mapping becomes the model's.
 bool weights_from_file(GPT2Model* model, const SourceTensor* sources, MappedFile* file, bool keep_dtype, DType dtype,
                        const char* path, Error* error);
 
-// The first of n floats that turns into something that is no finite number when it is rounded to `dtype`, or n.
-// For F32 every float is itself, so always n.
+// The index of the first of n floats that is not a finite number once it is rounded to `dtype`, or n. For F32 every
+// float passes as it is, so always n.
 size_t first_unfit(const float* in, DType dtype, size_t n);
 
-// Looks for a weight of the model that is no finite number. True with the first one described in `found`: the tensor,
-// the number and its place. A pass over all weights: for a model whose logits have shown that something is wrong.
+// Looks for a weight of the model that is not finite. True with the first one described in `found`: the tensor, the
+// number and its position. Reads all weights: for a model whose logits have shown that something is wrong.
 bool weights_find_damage(const GPT2Model* model, Error* found);
 
 // The error of a model whose logits are not finite: names the first damaged weight. Always false.

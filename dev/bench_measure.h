@@ -18,8 +18,8 @@ void times_add(Times* t, double value);
 double times_median(const Times* t); // 0 without measurements
 double times_least(const Times* t);
 double times_most(const Times* t);
-// The median of a[i] / b[i], which were measured side by side. The machine changes from minute to minute, so the quotient of
-// two medians may be that of two machines.
+// The median of a[i] / b[i], which were measured side by side. The machine changes from minute to minute, so the
+// quotient of two medians may be that of two machines.
 double times_median_quotient(const Times* a, const Times* b);
 
 // Prints the reason and ends the program with status 1.

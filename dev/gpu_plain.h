@@ -1,6 +1,6 @@
 // Rung 1 of the GPU's ladder (dev/GPU.md): a decode step of one sequence in the most direct way, one launch for every
-// operation of the equations: LayerNorm, matrix product, attention, each reading and writing all its activations. Taken in
-// by dev/bench_gpu.cc behind gpt2_kernels.hip, whose device, memory and formats it uses.
+// operation of the equations: LayerNorm, matrix product, attention, each reading and writing all its activations.
+// Included by dev/bench_gpu.cc after gpt2_kernels.hip, whose device, memory and formats it uses.
 
 // output (rows, OC) = in (rows, stride) · weight (OC, stride)ᵀ + bias (OC, or NULL), for few rows: what matters is that
 // each weight is read once, in 16-byte loads with several of them under way. Each group of lanes makes one column of up

@@ -5,8 +5,8 @@
 #include "test.h"
 #include "toy_checkpoint.h"
 
-// Loads `path`, as it is or as `dtype`, and returns how many weights are not the toy's; -1 with the error filled in when it
-// is refused.
+// Loads `path`, as it is or as `dtype`, and returns how many weights are not the toy's; -1 with the error filled in
+// when it is refused.
 long load_and_compare(const Toy* toy, const char* path, bool keep_dtype, DType dtype, Error* error);
 
 // Is what lies at `path` refused with a sentence that names it and says `reason`, and is nothing left to free?

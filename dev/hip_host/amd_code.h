@@ -1,14 +1,15 @@
-// AMD machine code, as a compiler left it for one chip: what the host harness runs in place of the kernels that g++ made.
-// dev/hip_code.sh writes two files, NAME.co, the code object (ELF), and NAME.txt, its disassembly by llvm-objdump.
+// AMD machine code, as a compiler left it for one chip: what the host harness runs in place of the kernels that g++
+// made. dev/hip_code.sh writes two files, NAME.co, the code object (ELF), and NAME.txt, its disassembly by
+// llvm-objdump.
 //
 //   amd_code.cc            reads them into kernels and instructions
 //   amd_wave.h             the state of a wave, and how an instruction reaches it
 //   amd_instructions.h     from an instruction's name to what it does: amd_vector.cc, amd_scalar.cc, amd_memory.cc
 //   amd_run.cc             one block, wave by wave
 //
-// What it shows: that the code computes what it should, waits for its loads, meets at its barriers, and looks past the nearest
-// cache for what other blocks write, with the layouts of the chip's matrix instructions. What it does not: stores that arrive
-// in another order than they were made in, hazards between neighbouring instructions, time.
+// What it shows: that the code computes what it should, waits for its loads, meets at its barriers, and looks past the
+// nearest cache for what other blocks write, with the layouts of the chip's matrix instructions. What it does not:
+// stores that arrive in another order than they were made in, hazards between neighbouring instructions, time.
 #ifndef HIP_HOST_AMD_CODE_H
 #define HIP_HOST_AMD_CODE_H
 
@@ -97,7 +98,8 @@ struct Kernel {
 // A code object. Kernels are read when they are asked for.
 class Code {
   public:
-    // `path`: the two files without their endings; the last part of it names the chip. Ends the program when they can't be read.
+    // `path`: the two files without their endings; the last part of it names the chip. Ends the program when they can't
+    // be read.
     explicit Code(const std::string& path);
     // nullptr: there is no such kernel
     const Kernel* kernel(const std::string& symbol);
@@ -116,8 +118,8 @@ struct Size3 {
     unsigned x, y, z;
 };
 
-// Runs block (index) of a grid of blocks of `dim` threads. `arguments` are the kernel's, laid out as in C. `in_reverse`:
-// the last wave first. `pause` is called when every wave of the block waits for another block.
+// Runs block (index) of a grid of blocks of `dim` threads. `arguments` are the kernel's, laid out as in C.
+// `in_reverse`: the last wave first. `pause` is called when every wave of the block waits for another block.
 void run_block(const Kernel& kernel, const std::vector<char>& arguments, Size3 index, Size3 grid, Size3 dim,
                size_t dynamic_shared_bytes, bool in_reverse, const std::function<void()>& pause);
 

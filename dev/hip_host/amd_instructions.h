@@ -1,6 +1,6 @@
-// From an instruction's name to what it does. Written from AMD's manuals of the instruction sets ("CDNA3", "RDNA3", "RDNA4
-// Instruction Set Architecture"); those for which they leave the last bit open (exp, log, rcp, sqrt) are rounded from float64.
-// Only what compilers have made of gpt2_kernels.hip is there; anything else stops the program by name.
+// From an instruction's name to what it does. Written from AMD's manuals of the instruction sets ("CDNA3", "RDNA3",
+// "RDNA4 Instruction Set Architecture"); those for which they leave the last bit open (exp, log, rcp, sqrt) are rounded
+// from float64. Only what compilers have made of gpt2_kernels.hip is there; anything else ends the program and is named.
 #ifndef HIP_HOST_AMD_INSTRUCTIONS_H
 #define HIP_HOST_AMD_INSTRUCTIONS_H
 
@@ -19,7 +19,8 @@ typedef std::map<std::string, Operation> Table;
 typedef uint32_t u32;
 typedef uint64_t u64;
 
-// Of operands and lanes (amd_vector.cc), of a wave's scalars (amd_scalar.cc), of memory and of the wave's course (amd_memory.cc).
+// Of operands and lanes (amd_vector.cc), of a wave's scalars (amd_scalar.cc), of memory and of the wave's course
+// (amd_memory.cc).
 void add_vector(Table& t);
 void add_scalar(Table& t);
 void add_memory(Table& t);

@@ -1,7 +1,7 @@
 // The state of a wave on the model of an AMD chip, and how instructions reach it.
 //
-// A load fills its registers at once, but until the wave has waited for it no instruction may touch them: a wait that is
-// missing is reported. Registers and shared memory hold NaNs at first.
+// A load fills its registers at once, but until the wave has waited for it no instruction may touch them: a missing
+// wait is reported. Registers and shared memory hold NaNs at first.
 #ifndef HIP_HOST_AMD_WAVE_H
 #define HIP_HOST_AMD_WAVE_H
 
@@ -22,8 +22,9 @@ struct Pending {
     Operand registers; // NOTHING for a store
 };
 
-// The cache of global memory that is nearest to a wave. Nobody tells it of what other blocks write: a load that does not ask
-// for more than this cache (sc1, glc, a scope) gets what was there when the line was fetched, until the wave has it emptied.
+// The cache of global memory that is nearest to a wave. It does not see what other blocks write: a load that asks
+// for no more than this cache (sc1, glc, a scope) gets what was there when the line was fetched, until the wave empties
+// the cache.
 struct Cache {
     enum { LINES = 256, LINE = 64 }; // bytes
     uintptr_t lines[LINES];          // the address of each, 0: none

@@ -9,9 +9,10 @@
 //   TSan        sees each GPU thread as a thread of its own, ordered only by launches and barriers, so it finds a
 //               missing __syncthreads and a race between blocks (-fsanitize=thread)
 //   matrices    the matrix instructions of each family of chips are modelled in matrix_instructions.h
-//   machine     HIP_HOST_CODE names the files of AMD machine code that is executed in the kernels' place (../amd_code.h)
-//   errors      hip_host::state() can take away the device, its memory, its code, a block of a cooperative launch, or fail
-//               the n-th call
+//   machine     HIP_HOST_CODE names the files of AMD machine code that is executed instead of the kernels
+//               (../amd_code.h)
+//   errors      hip_host::state() can take away the device, its memory, its code, a block of a cooperative launch, or
+//               fail the n-th call
 // A shuffle or barrier that not every thread of its group reaches is reported instead of hanging.
 #ifndef HIP_HOST_RUNTIME_H
 #define HIP_HOST_RUNTIME_H
@@ -161,8 +162,8 @@ inline long from_environment(const char* name, long otherwise) {
     return value != nullptr ? atol(value) : otherwise;
 }
 
-// The machine code that runs in place of the kernels as g++ compiled them: nullptr unless HIP_HOST_CODE names its files.
-// With HIP_HOST_COUNT, what it has executed is printed at the end.
+// The machine code that runs in place of the kernels as g++ compiled them: nullptr unless HIP_HOST_CODE names its
+// files. With HIP_HOST_COUNT, what it has executed is printed at the end.
 inline amd::Code* machine_code() {
     static amd::Code* code = getenv("HIP_HOST_CODE") != nullptr ? new amd::Code(getenv("HIP_HOST_CODE")) : nullptr;
     static bool is_counted = code != nullptr && getenv("HIP_HOST_COUNT") != nullptr &&
@@ -589,8 +590,8 @@ inline hipError_t launch_check(const Launch& launch) {
     return hipSuccess;
 }
 
-// The machine code of a kernel of this program. Kernels that are compiled for each family of chips here have the one family
-// of the chip there.
+// The machine code of a kernel of this program. Kernels that are compiled for each family of chips here have the one
+// family of the chip there.
 inline const amd::Kernel* code_of(void* kernel) {
     Dl_info info;
     if (dladdr(kernel, &info) == 0 || info.dli_sname == nullptr) return nullptr;

@@ -1,9 +1,10 @@
-// Matrix instructions on the host harness: models, lane by lane, of those that gpt2_matrix.h uses. They are written from
-// the makers' descriptions of the instructions and know nothing of how gpt2_matrix.h feeds them, so a wrong layout there
-// gives wrong sums here. Included by hip_runtime.h.
+// Matrix instructions on the host harness: models, lane by lane, of those that gpt2_matrix.h uses. They are written
+// from the makers' descriptions of the instructions and know nothing of how gpt2_matrix.h feeds them, so a wrong layout
+// there gives wrong sums here. Included by hip_runtime.h.
 //
-// A model says where the instruction finds number k of row r of a factor (lane and index), and where a lane's sums belong.
-// Products are exact, their sum is made in float64 and rounded once; real chips round in between, by rules of their own.
+// A model says where the instruction finds number k of row r of a factor (lane and index), and where a lane's sums
+// belong. Products are exact, their sum is made in float64 and rounded once; real chips round in between, by rules of
+// their own.
 #ifndef HIP_HOST_MATRIX_INSTRUCTIONS_H
 #define HIP_HOST_MATRIX_INSTRUCTIONS_H
 
@@ -13,7 +14,8 @@ struct Place {
     int lane, index;
 };
 
-// bf16 is the upper half of a binary32; of binary16 the fields move into place, and the exponent is put right by a product.
+// bf16 is the upper half of a binary32; of binary16 the fields move into place, and the exponent is put right by a
+// product.
 template <bool IS_HALF> float widen_number(uint16_t number) {
     uint32_t bits = IS_HALF ? (uint32_t)(number & 0x7fff) << 13 : (uint32_t)number << 16;
     float f;
@@ -44,8 +46,8 @@ HIP_HOST_UNSEEN void matrix_instruction(float* d, const uint16_t* a, const uint1
     }
 }
 
-// RDNA 3, v_wmma_f32_16x16x16 with 32 lanes: row r of A and column c of B whole in lanes r and c, and again 16 lanes up;
-// register i of the result holds row 2 i in the lower lanes and 2 i + 1 in the upper ones.
+// RDNA 3, v_wmma_f32_16x16x16 with 32 lanes: row r of A and column c of B whole in lanes r and c, and again 16 lanes
+// up; register i of the result holds row 2 i in the lower lanes and 2 i + 1 in the upper ones.
 struct WmmaGfx11 {
     enum { LANES = 32, A_NUMBERS = 16, B_NUMBERS = 16, DEPTH = 16, SUMS = 8 };
     static Place a(int row, int k) { return {row, k}; }
@@ -62,8 +64,8 @@ struct WmmaGfx11 {
     }
 };
 
-// RDNA 4, the same instruction: lanes 0 to 15 hold k 0 to 7, lanes 16 to 31 k 8 to 15; register i of the result holds row
-// i in the lower lanes and 8 + i in the upper ones.
+// RDNA 4, the same instruction: lanes 0 to 15 hold k 0 to 7, lanes 16 to 31 k 8 to 15; register i of the result holds
+// row i in the lower lanes and 8 + i in the upper ones.
 struct WmmaGfx12 {
     enum { LANES = 32, A_NUMBERS = 8, B_NUMBERS = 8, DEPTH = 16, SUMS = 8 };
     static Place a(int row, int k) { return {row + k / 8 * 16, k % 8}; }
@@ -84,8 +86,8 @@ struct Mfma16x16x16 {
     static bool is_well_formed(const Operands*) { return true; }
 };
 
-// PTX, mma.sync.m16n8k16 on 16-bit numbers: pairs along k in lanes 4 (row % 8) + (k % 8) / 2; of A first rows 0 to 7 and 8
-// to 15 of the lower half of k, then of the upper one; the result in pairs along the columns.
+// PTX, mma.sync.m16n8k16 on 16-bit numbers: pairs along k in lanes 4 (row % 8) + (k % 8) / 2; of A first rows 0 to 7
+// and 8 to 15 of the lower half of k, then of the upper one; the result in pairs along the columns.
 struct MmaM16N8K16 {
     enum { LANES = 32, A_NUMBERS = 8, B_NUMBERS = 4, DEPTH = 16, SUMS = 4 };
     static Place a(int row, int k) { return {row % 8 * 4 + k % 8 / 2, k / 8 * 4 + row / 8 * 2 + k % 2}; }
