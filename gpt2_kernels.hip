@@ -2,14 +2,17 @@
 //
 // One source for AMD GPUs (hipcc), NVIDIA GPUs (nvcc with dev/hip_cuda) and no GPU at all (g++ with dev/hip_host).
 //
-// How a token runs. All weights lie on the card, rows padded with zeros to whole 16-byte packs. Per chunk of tokens one
-// small copy brings position, slots and tokens; then embed, and for each layer
-//     layernorm, matmul qkv (its epilogue files k and v into the cache), attention, matmul attproj (adds to x),
-//     layernorm, matmul fc (epilogue GELU), matmul fcproj (adds to x)
-// and at the end layernorm, matmul with wte, and pick. What changes from token to token is read from device memory, so
-// a decode step is always the same sequence of launches and is captured once as a graph.
+// How tokens run. All weights lie on the card, rows padded with zeros to whole 16-byte packs. What changes from token
+// to token (position, slots, tokens) is read from device memory. A layer is
+//     q, k, v = LayerNorm(x) · qkvw, k and v into the cache; attention; x += attention · attprojw
+//     x += GELU(LayerNorm(x) · fcw) · fcprojw
+// and behind the last come LayerNorm, the product with wte, and the choice of the token.
 //
-// Two regimes. A run of at most DECODE_TOKENS tokens per sequence reads each weight once for all rows (decode_matmul,
+// One token per sequence runs by one of three routes, which give the same bits: its stages launched one by one, the
+// same launches captured once as a graph, or one persistent kernel, decode_token, whose blocks pass their numbers to
+// each other through memory (dev/GPU.md). The device times them and keeps the fastest.
+//
+// Two regimes. A run of at most DECODE_TOKENS tokens per sequence reads each weight once for all rows (decode_stage,
 // decode_attention); a longer one is cut into tiles that share what they load, on chips with matrix instructions by
 // them (matrix_matmul, matrix_attention, gpt2_matrix.h), else by prefill_matmul and prefill_attention. The choice
 // depends on the run's T alone, and within a regime each output is summed in an order that depends only on the sizes of

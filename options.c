@@ -69,8 +69,8 @@ static const OptionRow option_rows[] = {
     {0, "list-devices", NULL, VALUE_ACTION, FIELD(action), ACTION_LIST_DEVICES, 0, "print the devices and stop"},
     {0, "cpu-logits", NULL, VALUE_FLAG, FIELD(cpu_logits), 0, 0, "compute the logits on the CPU, whatever the device"},
     {0, "dtype", "auto|f32|bf16|f16|q8|bf16z", VALUE_DTYPE, 0, 0, 0,
-     "what the weights are kept as in memory; auto, the default: as the file has them; bf16z: bf16, packed without "
-     "loss"},
+     "what the weights are kept as in memory; auto, the default: as the file has them, but f32 becomes bf16 on a GPU; "
+     "bf16z: bf16, packed without loss"},
     {0, "layers", "N", VALUE_INT, FIELD(layers), 1, MAX_SIZE, "use the first N layers"},
     {0, "ctx", "N", VALUE_INT, FIELD(context), 1, MAX_SIZE, "limit the context, prompt and continuation, to N tokens"},
     {0, "tokens", NULL, VALUE_ACTION, FIELD(action), ACTION_TOKENS, 0, "print the prompt's token ids and stop"},
@@ -91,7 +91,7 @@ static const OptionRow option_rows[] = {
      "largest difference that --verify passes, relative; default: what rounding to the weight type explains, measured "
      "on the model"},
     {0, "profile", "[=json]", VALUE_PROFILE, FIELD(action), ACTION_PROFILE, 0,
-     "print what the prompt's and the tokens' time goes to, operation by operation"},
+     "print where the prompt's and the tokens' time goes, operation by operation"},
     {0, "estimate", NULL, VALUE_ACTION, FIELD(action), ACTION_ESTIMATE, 0,
      "print the time per operation that follows from the shapes alone; --estimate BW PEAK: on a machine that reads BW "
      "GB/s and does PEAK GFLOP/s (default: this one, measured)"},
