@@ -316,13 +316,24 @@ struct MatrixVerdict {
     bool is_same;      // every tile size gives the same bits
 };
 
+static int lanes_of_card; // that a matrix instruction takes, as the card answered; 0: it has none
+
+// Those that an instruction of Shape takes. Of a real card only the card knows: hipcc's host code is one for all targets.
+template <class Shape> static int matrix_lanes() {
+#ifdef HIP_HOST_RUNTIME_H
+    return Shape::LANES;
+#else
+    return lanes_of_card;
+#endif
+}
+
 // One product in the tiles of SIZE. Returns the (rows, OC + 3) outputs.
 template <class Shape, int SIZE>
 static Floats run_matrix_matmul(DType dtype, const Output& output, const uint16_t* in, Matrix weight, const float* bias,
                                 int rows, int stride, int OC) {
     Device device;
     memset((void*)&device, 0, sizeof device);
-    device.matrix_lanes = Shape::LANES;
+    device.matrix_lanes = matrix_lanes<Shape>();
     if (dtype == DTYPE_BF16) launch_tiles<Shape, DTYPE_BF16, SIZE>(&device, output, in, weight, bias, rows, stride, OC);
     else if (dtype == DTYPE_F16)
         launch_tiles<Shape, DTYPE_F16, SIZE>(&device, output, in, weight, bias, rows, stride, OC);
@@ -516,7 +527,7 @@ static double matrix_attention_bounds(Random* random, DType dtype, int B, int T,
     Device device;
     memset((void*)&device, 0, sizeof device);
     device.rounded_att = out.data, device.q = card_q.data, device.step = card_step.data, device.stride = a.stride;
-    device.options.dtype = dtype, device.matrix_lanes = Shape::LANES;
+    device.options.dtype = dtype, device.matrix_lanes = matrix_lanes<Shape>();
     float score_scale = 1 / sqrtf((float)hs);
     if (hs <= 64) launch_matrix_attention<Shape, 64>(&device, a.heads, card_k.data, card_v.data, B, score_scale);
     else launch_matrix_attention<Shape, 128>(&device, a.heads, card_k.data, card_v.data, B, score_scale);
@@ -573,11 +584,12 @@ template <class Shape> static void check_matrix_shape(Tests* t, Random* random, 
     }
 }
 
-// Does the card say that it has matrix instructions?
+// Does the card say that it has matrix instructions? Its answer is kept.
 static bool has_matrix_instructions() {
     Card<int> answer(std::vector<int>(PROBE_ANSWERS, 0));
     hipLaunchKernelGGL(probe, dim3(1), dim3(THREADS), 0, NULL, answer.data);
-    return answer.read()[1] > 0;
+    lanes_of_card = answer.read()[1];
+    return lanes_of_card > 0;
 }
 
 static void check_matrix_shapes(Tests* t, Random* random) {
