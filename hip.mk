@@ -17,15 +17,20 @@ HIP_TEST ?= $(if $(filter $(MACHINE),$(shell $(CXX) -dumpmachine 2>/dev/null)),h
 CUDA_ARCH ?= $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sed -n '1s/^\([0-9]*\)\.\([0-9]\)$$/sm_\1\2/p'),sm_90)
 
 # as WERROR in the Makefile, for hipcc 5.2.3 and clang 19
-HIP_WERROR = $(if $(shell "$(HIPCC)" --version 2>/dev/null | grep -E 'clang version (15|19)\.'),-Werror)
+HIP_WERROR  = $(if $(shell "$(HIPCC)" --version 2>/dev/null | grep -E 'clang version (15|19)\.'),-Werror)
+# for nvcc 13 with gcc 12 behind it: "all-warnings" are the host compiler's as well
+CUDA_WERROR = $(if $(filter 13-12,$(shell echo __CUDACC_VER_MAJOR__-__GNUC__ | $(NVCC) -Xcompiler -P -E -x cu - 2>/dev/null | tail -n 1 | tr -d ' ')),-Werror all-warnings)
 
 # No vectors made of neighbouring scalars on AMD: they kept arrays in memory that belong into registers (gfx942).
 # No contraction into fused operations but where the source says so: the same sums from every compiler.
-HIP_FLAGS_amd   = -std=gnu++11 -O3 -fno-slp-vectorize -Wall -Wextra $(HIP_WERROR) -ffp-contract=off -fno-strict-aliasing $(GPU_LIB_FLAGS)
-HIP_FLAGS_cuda  = -x cu -arch=$(CUDA_ARCH) -std=c++17 -O3 -fmad=false -Werror all-warnings -Idev/hip_cuda -Xcompiler -Wall,-Wextra
+HIP_FLAGS_amd   = -std=gnu++11 -O3 -fno-slp-vectorize -Wall -Wextra $(HIP_WERROR) -Wno-error=pass-failed -ffp-contract=off -fno-strict-aliasing $(GPU_LIB_FLAGS)
+HIP_FLAGS_cuda  = -x cu -arch=$(CUDA_ARCH) -std=c++17 -O3 -fmad=false $(CUDA_WERROR) -Idev/hip_cuda -Xcompiler -Wall,-Wextra
 HIP_FLAGS_host  = -x c++ -std=c++17 -Wall -Wextra $(WERROR) -Wno-unknown-pragmas -Wno-pass-failed -ffp-contract=off -fno-strict-aliasing \
                   -Idev/hip_host $(CFLAGS) $(if $(SAN),-fsanitize=address$(COMMA)undefined -fno-sanitize-recover=all)
-HIP_LIBS_amd    = -L$(dir $(HIPCC))../lib -Wl,-rpath,$(abspath $(dir $(HIPCC))../lib) -lamdhip64 -lstdc++
+# hipcc may be a link into ROCm; where none of these has the library the linker knows where it lies, as on Debian
+HIP_LIB_DIR     = $(abspath $(dir $(firstword $(wildcard $(addsuffix /libamdhip64.so,$(addsuffix /lib,$(ROCM_PATH)) \
+                  $(addsuffix ../lib,$(dir $(HIPCC) $(realpath $(HIPCC)))) /opt/rocm/lib)))))
+HIP_LIBS_amd    = $(HIP_LIB_DIR:%=-L%) $(HIP_LIB_DIR:%=-Wl$(COMMA)-rpath$(COMMA)%) -lamdhip64 -lstdc++
 # nvcc may be a link or a script: it says itself where its libraries lie
 HIP_LIBS_cuda   = $(shell $(NVCC) --dryrun -x cu /dev/null 2>&1 | sed -n 's/.* LIBRARIES= *//p') -lcudart_static -lpthread -ldl -lrt -lstdc++
 HIP_LIBS_host   = -rdynamic -lpthread -lstdc++
@@ -34,8 +39,11 @@ HIP_COMPILER_cuda = $(NVCC)
 HIP_COMPILER_host = $(CXX)
 COMMA := ,
 
+# asked for once, and only where hipcc is called
+HIP_TARGETS = $(eval HIP_TARGETS := $$(shell dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS)))$(HIP_TARGETS)
+
 # $(call hip_compile,how,source,object); hipcc 5.2.3 leaves empty directories in TMPDIR
-hip_compile = $(if $(filter amd,$(1)),TMPDIR=$(BUILD)) $(HIP_COMPILER_$(1)) $(HIP_FLAGS_$(1)) $(if $(filter amd,$(1)),$$(dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS))) -c $(2) -o $(3)
+hip_compile = $(if $(filter amd,$(1)),TMPDIR=$(BUILD)) $(HIP_COMPILER_$(1)) $(HIP_FLAGS_$(1)) $(if $(filter amd,$(1)),$(HIP_TARGETS)) -c $(2) -o $(3)
 
 HIP_SOURCES := gpt2_kernels.hip gpt2_matrix.h gpt2_kernels.h gpt2.h dtype.h bf16z.h operations.h profile.h sampler.h utils.h $(wildcard dev/hip_*/hip/*.h) dev/hip_host/amd_code.h dev/hip_targets.sh dev/hip_device_library.sh hip.mk
 # what an object of the host harness is linked with: AMD machine code on a model of the chip
@@ -53,7 +61,14 @@ TESTER        += $(BUILD)/gpt2_kernels.o
 HIP_TEST_LIBS := $(HIP_LIBS_$(HIP))
 endif
 
-$(BUILD)/gpt2_kernels.o: $(HIP_SOURCES) $(STAMP)
+# As $(STAMP): another compiler, card or flag builds what stands for the GPU anew, in the program and in the tests.
+$(BUILD)/flags_hip:      HOW = $(HIP)
+$(BUILD)/flags_hip_test: HOW = $(HIP_TEST)
+$(BUILD)/flags_hip $(BUILD)/flags_hip_test: FORCE
+	@mkdir -p $(BUILD)/tests
+	@echo $(call hip_compile,$(HOW)) > $@.new; if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(BUILD)/gpt2_kernels.o: $(HIP_SOURCES) $(BUILD)/flags_hip
 	@echo "  $(HIP)      gpt2_kernels.hip"
 	$(Q)$(call hip_compile,$(HIP),$<,$@)
 
@@ -62,7 +77,7 @@ $(BUILD)/dev/hip_host/amd_%.o: dev/hip_host/amd_%.cc dev/hip_host/amd_code.h dev
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CXX) $(HIP_FLAGS_host) -c $< -o $@
 
-$(BUILD)/tests/test_hip.o: tests/test_hip.cc tests/test.h tests/reference.h $(HIP_SOURCES) $(STAMP)
+$(BUILD)/tests/test_hip.o: tests/test_hip.cc tests/test.h tests/reference.h $(HIP_SOURCES) $(BUILD)/flags_hip_test
 	@echo "  $(HIP_TEST)     $<"
 	$(Q)$(call hip_compile,$(HIP_TEST),$<,$@)
 
@@ -71,7 +86,7 @@ $(BUILD)/test_gpt2.o: ALL_CFLAGS += $(if $(filter-out 0,$(HIP_TEST)),-DHAVE_TEST
 .PHONY: found-hip test-hip test-hip-san test-hip-code test-gpu bench-gpu hip-report gpu-model
 found: found-hip
 found-hip:
-	@echo "gpu        $(if $(filter amd,$(HIP)),HIP with $(HIPCC)$(COMMA) targets $$(dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS) | tr -s ' ' '\n' | sed -n 's/--offload-arch=//p' | tr '\n' ' '),$(if $(filter 0,$(HIP)),none: $(or $(call off_by_user,HIP),no hipcc in PATH or /opt/rocm/bin (Debian: hipcc libamdhip64-dev rocm-device-libs))$(if $(NVCC),; HIP=cuda builds for an NVIDIA card with $(NVCC)),$(if $(filter cuda,$(HIP)),nvcc for $(CUDA_ARCH),$(HIP))))"
+	@echo "gpu        $(if $(filter amd,$(HIP)),HIP with $(HIPCC)$(COMMA) targets $(patsubst --offload-arch=%,%,$(filter --offload-arch=%,$(HIP_TARGETS))),$(if $(filter 0,$(HIP)),none: $(or $(call off_by_user,HIP),no hipcc in PATH or /opt/rocm/bin (Debian: hipcc libamdhip64-dev rocm-device-libs))$(if $(NVCC),; HIP=cuda builds for an NVIDIA card with $(NVCC)),$(if $(filter cuda,$(HIP)),nvcc for $(CUDA_ARCH),$(HIP))))"
 
 # The kernels on the host harness alone; plainly, and under the sanitizers.
 test-hip: $(BUILD)/test_gpt2
@@ -85,21 +100,22 @@ test-hip-san:
 test-hip-code: $(BUILD)/test_gpt2
 	dev/test_hip_code.sh "$(HIPCC)" "$(HIP_FLAGS_amd)" $(BUILD)/test_gpt2 $(BUILD)/code $(GPU_TARGETS)
 
-# On a real card: nvcc where there is no hipcc. GPU_BUILD=amd|cuda overrides.
+# On a real card: nvcc where there is no hipcc. GPU_BUILD=amd|cuda overrides. In folders of their own, for each builds with
+# other settings.
 GPU_BUILD ?= $(if $(HIPCC),amd,cuda)
 test-gpu:
 	$(if $(filter cuda,$(GPU_BUILD)),@echo "nvcc       $(or $(NVCC),none: set NVCC=...) for $(CUDA_ARCH)")
-	$(MAKE) BUILD=$(BUILD)/gpu_$(GPU_BUILD) HIP=0 HIP_TEST=$(GPU_BUILD) test-hip
+	$(MAKE) BUILD=$(BUILD)/test_$(GPU_BUILD) HIP=0 HIP_TEST=$(GPU_BUILD) test-hip
 
-$(BUILD)/bench_gpu.o: dev/bench_gpu.cc dev/gpu_plain.h $(HIP_SOURCES) $(STAMP)
+$(BUILD)/bench_gpu.o: dev/bench_gpu.cc dev/gpu_plain.h $(HIP_SOURCES) $(BUILD)/flags_hip
 	$(Q)$(call hip_compile,$(HIP),$<,$@)
 
 $(BUILD)/bench_gpu: $(BUILD)/bench_gpu.o $(BUILD)/tests/reference.o $(LIBRARY) $(if $(filter host,$(HIP)),$(AMD_MODEL))
 	$(Q)$(CC) $(ALL_CFLAGS) $^ -o $@ $(LIBS) $(HIP_LIBS)
 
 bench-gpu:
-	$(MAKE) BUILD=$(BUILD)/gpu_$(GPU_BUILD) HIP=$(GPU_BUILD) $(BUILD)/gpu_$(GPU_BUILD)/bench_gpu
-	$(BUILD)/gpu_$(GPU_BUILD)/bench_gpu $(BENCH)
+	$(MAKE) BUILD=$(BUILD)/bench_$(GPU_BUILD) HIP=$(GPU_BUILD) $(BUILD)/bench_$(GPU_BUILD)/bench_gpu
+	$(BUILD)/bench_$(GPU_BUILD)/bench_gpu $(BENCH)
 
 # What the compiler made of each kernel, for each target.
 hip-report:

@@ -10,6 +10,8 @@ hipcc=$1
 shift
 here=$(dirname "$0")
 
+# Built for where there is no GPU, some 20 s each, so not every chip. What this machine has, or the caller names, need not be
+# here: the kernels compile for gfx900, gfx90c, gfx1031, gfx1032, gfx1034, gfx1035, gfx1036 and gfx1152 as well.
 known="gfx906 gfx908 gfx90a gfx942 gfx950 gfx1010 gfx1030 gfx1100 gfx1101 gfx1102 gfx1103 gfx1150 gfx1151 gfx1200 gfx1201"
 
 scratch=$(mktemp -d) # clang 15 leaves two empty directories behind for each target
@@ -38,9 +40,10 @@ all_taken() {
 
 if [ $# -eq 0 ]; then
     cache="${TMPDIR:-/tmp}/gpt2-hip-targets-$(id -u)"
-    stamp="$hipcc $("$hipcc" --version 2> /dev/null | cksum)"
+    machine=$(this_machine)
+    stamp="$hipcc $("$hipcc" --version 2> /dev/null | cksum) $(echo "$machine" | tr '\n' ' ')"
     if [ ! -O "$cache" ] || [ "$(sed -n 1p "$cache")" != "$stamp" ]; then
-        targets=$(this_machine)
+        targets=$machine
         [ -n "$targets" ] || targets=$(all_taken)
         { echo "$stamp"; echo "$targets"; } > "$cache.$$" && mv "$cache.$$" "$cache"
     fi
