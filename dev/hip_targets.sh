@@ -10,8 +10,8 @@ hipcc=$1
 shift
 here=$(dirname "$0")
 
-# Built for where there is no GPU, some 20 s each, so not every chip. What this machine has, or the caller names, need not be
-# here: the kernels compile for gfx900, gfx90c, gfx1031, gfx1032, gfx1034, gfx1035, gfx1036 and gfx1152 as well.
+# Built for where there is no GPU, some 20 s each, so not every chip. What this machine has, or the caller names, need
+# not be here: the kernels compile for gfx900, gfx90c, gfx1031, gfx1032, gfx1034, gfx1035, gfx1036 and gfx1152 as well.
 known="gfx906 gfx908 gfx90a gfx942 gfx950 gfx1010 gfx1030 gfx1100 gfx1101 gfx1102 gfx1103 gfx1150 gfx1151 gfx1200 gfx1201"
 
 scratch=$(mktemp -d) # clang 15 leaves two empty directories behind for each target
