@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <math.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +41,13 @@ static char unfinished_file[PATH_MAX + 8]; // to be removed by whatever ends the
 
 static void remove_unfinished(void) {
     if (unfinished_file[0] != '\0') unlink(unfinished_file);
+}
+
+// A signal at any moment finds the whole name or none: its first character comes last.
+static void note_unfinished(const char* path) {
+    snprintf(unfinished_file + 1, sizeof unfinished_file - 1, "%s", path + 1);
+    atomic_signal_fence(memory_order_seq_cst);
+    unfinished_file[0] = path[0];
 }
 
 // A second signal ends the program at once.
@@ -306,7 +314,7 @@ static bool run_prompt_for_logits(Generator* r, Error* error) {
     int slot = 0, T = 0;
     OutputFile file;
     if (!npy_open(&file, g->options->logits, (size_t)g->num_prompt, V, error)) return false;
-    snprintf(unfinished_file, sizeof unfinished_file, "%s", file.temporary);
+    note_unfinished(file.temporary);
     bool ok = true;
     for (int t = 0; ok && t < g->num_prompt; t += T) {
         T = g->num_prompt - t < LOGITS_CHUNK ? g->num_prompt - t : LOGITS_CHUNK;
@@ -651,7 +659,7 @@ static bool save_model(const Generation* g, Error* error) {
     OutputFile file;
     handle_interrupt();
     if (!output_open(&file, path, error)) return false;
-    snprintf(unfinished_file, sizeof unfinished_file, "%s", file.temporary);
+    note_unfinished(file.temporary);
     bool ok = checkpoint_write(&file, &g->model, error);
     if (ok && interrupted) ok = fail(error, "%s: interrupted, not written", path);
     if (ok) ok = output_close(&file, error);

@@ -62,8 +62,7 @@ static bool looks_like_html(const MappedFile* file) {
     return i + 1 < file->size && file->bytes[i] == '<' && memchr("!hH?", file->bytes[i + 1], 4) != NULL;
 }
 
-// A safetensors file without its name: a length below 2^48, then an object.
-static bool looks_like_safetensors(const MappedFile* file) {
+bool looks_like_safetensors(const MappedFile* file) {
     return file->size > 8 && file->bytes[6] == 0 && file->bytes[7] == 0 && file->bytes[8] == '{';
 }
 

@@ -23,6 +23,9 @@ void release_pages(const void* memory, size_t size);
 // Hints that memory, of a mapped file or allocated, should use 2 MB pages; results do not depend on it.
 void prefer_huge_pages(const void* memory, size_t size);
 
+// Is it a safetensors file by its first bytes: a length below 2^48, then an object?
+bool looks_like_safetensors(const MappedFile* file);
+
 // What a file that is not a checkpoint seems to be and what to do about it, as part of a sentence: "it is compressed
 // with gzip; run gunzip on it". The text is static.
 const char* guess_file_kind(const MappedFile* file);

@@ -449,7 +449,7 @@ char* options_help(void) {
     if (out == NULL) return NULL;
     fprintf(out, "usage: gpt2 [-m MODEL] [-p PROMPT | -f FILE] [-n N] [options]\n"
                  "Continues a text with GPT-2. The text goes to standard output, the report to standard error.\n\n");
-    for (int i = 0; i < NUM_OPTIONS; i++) { print_row(out, &option_rows[i]); }
+    for (int i = 0; i < NUM_OPTIONS; i++) print_row(out, &option_rows[i]);
     fprintf(out, "\nExit status: 0 fine, 1 something failed, 2 wrong usage, 130 interrupted, 143 terminated.\n"
                  "GPT-2's own weights: scripts/download_gpt2.sh 124M\n");
     bool is_whole = ferror(out) == 0;

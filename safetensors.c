@@ -7,7 +7,7 @@ bool is_safetensors(const MappedFile* file, const char* path) {
     static const char suffix[] = ".safetensors";
     size_t length = strlen(path), suffix_length = sizeof suffix - 1;
     if (length >= suffix_length && strcmp(path + length - suffix_length, suffix) == 0) return true;
-    return file->size > 8 && file->bytes[8] == '{' && file->bytes[6] == 0 && file->bytes[7] == 0;
+    return looks_like_safetensors(file);
 }
 
 #ifdef HAVE_JANSSON
