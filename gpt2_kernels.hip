@@ -860,6 +860,74 @@ __device__ static __forceinline__ void multiply_block(typename Shape::Sums* sums
     for (int i = 0; i < Shape::SUMS; i++) (*sums)[i] = fmaf(scales[Shape::sum_column(lane, i)], block[i], (*sums)[i]);
 }
 
+// Where a wave of a tile works, in rows and columns of the tile.
+struct WavePlace {
+    int lane, wave, row, column;
+};
+
+template <class Tile, class Shape> __device__ static __forceinline__ WavePlace wave_place() {
+    WavePlace p;
+    p.lane = (int)threadIdx.x % Shape::LANES, p.wave = (int)threadIdx.x / Shape::LANES;
+    p.row = p.wave / Tile::ACROSS * Tile::ROWS * FRAGMENT, p.column = p.wave % Tile::ACROSS * Tile::COLUMNS * FRAGMENT;
+    return p;
+}
+
+// Adds step `step` of a stage to a wave's sums.
+template <class Shape, int DTYPE, int SIZE, class Sums, class Stage>
+__device__ static __forceinline__ void multiply_step(Sums& sums, Stage* stage, WavePlace place, int step) {
+    typedef Tiling<Shape, SIZE> Tile;
+    uint4 b[Tile::COLUMNS][Shape::PACKS];
+#pragma unroll
+    for (int n = 0; n < Tile::COLUMNS; n++) {
+        load_fragment<Shape, Tile::CHUNKS>(b[n], stage->packs, place.lane, SIZE + place.column + n * FRAGMENT, step);
+    }
+#pragma unroll
+    for (int m = 0; m < Tile::ROWS; m++) {
+        uint4 a[Shape::PACKS];
+        load_fragment<Shape, Tile::CHUNKS>(a, stage->packs, place.lane, place.row + m * FRAGMENT, step);
+#pragma unroll
+        for (int n = 0; n < Tile::COLUMNS; n++) {
+            const float* scales = stage->scales() + step * SIZE + place.column + n * FRAGMENT;
+            if (DTYPE == DTYPE_Q8) multiply_block<Shape>(&sums[m][n], a, b[n], scales, place.lane);
+            else Shape::template multiply<DTYPE == DTYPE_F16>(&sums[m][n], a, b[n]);
+        }
+    }
+}
+
+// Puts a block's sums away, through shared memory, 16 rows of each wave at a time, so that neighbouring threads write
+// neighbouring columns, each thread always the same one: where rows and columns go takes divisions, which are made once.
+template <class Shape, int DTYPE, int SIZE, class Sums>
+__device__ static __forceinline__ void put_tile(const Output& output, const Sums& sums, void* shared, const float* bias,
+                                                WavePlace place, int rows, int OC) {
+    typedef Tiling<Shape, SIZE> Tile;
+    enum { SLAB_ROWS = Tile::DOWN * FRAGMENT, SLAB_STRIDE = SIZE + 4, ROWS_AT_ONCE = Tile::THREADS_OF_BLOCK / SIZE };
+    float* slab = (float*)shared;                                              // (SLAB_ROWS, SLAB_STRIDE)
+    RowPlace* row_places = (RowPlace*)(void*)(slab + SLAB_ROWS * SLAB_STRIDE); // (SIZE)
+    int first_row = (int)blockIdx.x * SIZE, column = (int)blockIdx.y * SIZE + (int)threadIdx.x % SIZE;
+    ColumnPlace column_to = column_place(output, min(column, OC - 1));
+    float column_bias = bias == NULL ? 0 : bias[min(column, OC - 1)];
+    __syncthreads(); // the last tile was read by everyone
+    if ((int)threadIdx.x < SIZE)
+        row_places[threadIdx.x] = row_place(output, min(first_row + (int)threadIdx.x, rows - 1));
+#pragma unroll
+    for (int m = 0; m < Tile::ROWS; m++) {
+#pragma unroll
+        for (int i = 0; i < Tile::COLUMNS * Shape::SUMS; i++) {
+            int n = i / Shape::SUMS, j = i % Shape::SUMS;
+            int row = place.wave / Tile::ACROSS * FRAGMENT + Shape::sum_row(place.lane, j);
+            slab[row * SLAB_STRIDE + place.column + n * FRAGMENT + Shape::sum_column(place.lane, j)] = sums[m][n][j];
+        }
+        __syncthreads();
+        for (int r = (int)threadIdx.x / SIZE; r < SLAB_ROWS; r += ROWS_AT_ONCE) {
+            int row = (r / FRAGMENT * Tile::ROWS + m) * FRAGMENT + r % FRAGMENT;
+            if (first_row + row >= rows || column >= OC) break;
+            put_at<cache_format(DTYPE)>(output, row_places[row], column_to,
+                                        slab[r * SLAB_STRIDE + (int)threadIdx.x % SIZE] + column_bias);
+        }
+        __syncthreads(); // the slab was read by everyone
+    }
+}
+
 // The product for many rows on a chip with matrix instructions: in (rows, stride) has been rounded to what they
 // multiply, matrix_format(); products are exact and sums f32. Bytes of q8 are exact in f16, which rounds `in` 8 times
 // finer than bf16 would; each block of 32 is summed by itself and its f32 sum multiplied by the scale. So nothing but
@@ -872,9 +940,7 @@ __global__ void __launch_bounds__((Tiling<Shape, SIZE>::THREADS_OF_BLOCK))
     typedef typename Shape::Sums Sums;
     __shared__ typename Stream::Stage stages[Stream::STAGES];
     if (!Shape::IS_THERE) return; // never launched there
-    int lane = (int)threadIdx.x % Shape::LANES, wave = (int)threadIdx.x / Shape::LANES;
-    int my_row = wave / Tile::ACROSS * Tile::ROWS * FRAGMENT,
-        my_column = wave % Tile::ACROSS * Tile::COLUMNS * FRAGMENT;
+    WavePlace place = wave_place<Tile, Shape>();
     Stream stream;
     stream.in = in, stream.weight = weight, stream.rows = rows, stream.OC = OC, stream.stride = stride;
     stream.first_row = (int)blockIdx.x * SIZE, stream.first_column = (int)blockIdx.y * SIZE;
@@ -899,56 +965,12 @@ __global__ void __launch_bounds__((Tiling<Shape, SIZE>::THREADS_OF_BLOCK))
         if (t + Stream::AHEAD < tiles) stream.fetch(next, (t + Stream::AHEAD) * Tile::DEPTH);
         if (Stream::ASYNC) copies_end_group();
 #pragma unroll Stream::STEPS_AT_ONCE
-        for (int step = 0; step < Tile::DEPTH / STEP; step++) {
-            uint4 b[Tile::COLUMNS][Shape::PACKS];
-#pragma unroll
-            for (int n = 0; n < Tile::COLUMNS; n++) {
-                load_fragment<Shape, Tile::CHUNKS>(b[n], stage->packs, lane, SIZE + my_column + n * FRAGMENT, step);
-            }
-#pragma unroll
-            for (int m = 0; m < Tile::ROWS; m++) {
-                uint4 a[Shape::PACKS];
-                load_fragment<Shape, Tile::CHUNKS>(a, stage->packs, lane, my_row + m * FRAGMENT, step);
-#pragma unroll
-                for (int n = 0; n < Tile::COLUMNS; n++) {
-                    const float* scales = stage->scales() + step * SIZE + my_column + n * FRAGMENT;
-                    if (DTYPE == DTYPE_Q8) multiply_block<Shape>(&sums[m][n], a, b[n], scales, lane);
-                    else Shape::template multiply<DTYPE == DTYPE_F16>(&sums[m][n], a, b[n]);
-                }
-            }
-        }
+        for (int step = 0; step < Tile::DEPTH / STEP; step++)
+            multiply_step<Shape, DTYPE, SIZE>(sums, stage, place, step);
         products_first();
         stream.land(next, (t + Stream::AHEAD) * Tile::DEPTH); // behind the last tile nobody looks at it
     }
-
-    // Through shared memory, 16 rows of each wave at a time, so that neighbouring threads write neighbouring columns,
-    // each thread always the same one: where rows and columns go takes divisions, which are made once.
-    enum { SLAB_ROWS = Tile::DOWN * FRAGMENT, SLAB_STRIDE = SIZE + 4, ROWS_AT_ONCE = Tile::THREADS_OF_BLOCK / SIZE };
-    float* slab = (float*)(void*)stages;                                       // (SLAB_ROWS, SLAB_STRIDE)
-    RowPlace* row_places = (RowPlace*)(void*)(slab + SLAB_ROWS * SLAB_STRIDE); // (SIZE)
-    int column = stream.first_column + (int)threadIdx.x % SIZE;
-    ColumnPlace column_to = column_place(output, min(column, OC - 1));
-    float column_bias = bias == NULL ? 0 : bias[min(column, OC - 1)];
-    __syncthreads(); // the last tile was read by everyone
-    if ((int)threadIdx.x < SIZE)
-        row_places[threadIdx.x] = row_place(output, min(stream.first_row + (int)threadIdx.x, rows - 1));
-#pragma unroll
-    for (int m = 0; m < Tile::ROWS; m++) {
-#pragma unroll
-        for (int i = 0; i < Tile::COLUMNS * Shape::SUMS; i++) {
-            int n = i / Shape::SUMS, j = i % Shape::SUMS,
-                row = wave / Tile::ACROSS * FRAGMENT + Shape::sum_row(lane, j);
-            slab[row * SLAB_STRIDE + my_column + n * FRAGMENT + Shape::sum_column(lane, j)] = sums[m][n][j];
-        }
-        __syncthreads();
-        for (int r = (int)threadIdx.x / SIZE; r < SLAB_ROWS; r += ROWS_AT_ONCE) {
-            int row = (r / FRAGMENT * Tile::ROWS + m) * FRAGMENT + r % FRAGMENT;
-            if (stream.first_row + row >= rows || column >= OC) break;
-            put_at<cache_format(DTYPE)>(output, row_places[row], column_to,
-                                        slab[r * SLAB_STRIDE + (int)threadIdx.x % SIZE] + column_bias);
-        }
-        __syncthreads(); // the slab was read by everyone
-    }
+    put_tile<Shape, DTYPE, SIZE>(output, sums, stages, bias, place, rows, OC);
 }
 
 // The state of an online softmax (Milakov and Gimelshein 2018) in a group of lanes: the largest score so far, and the
@@ -987,6 +1009,50 @@ template <int CACHE> __device__ static __forceinline__ void widen_pack(float* ou
     }
 }
 
+// What a block of prefill_attention works on: QUERIES queries of sequence b from first_query on, one head, channels from
+// `slice` on.
+struct QueryBlock {
+    int b, first_query, head, slice;
+    int num_keys; // that any of them sees
+    size_t cache; // the head's first element in the caches
+};
+
+__device__ static __forceinline__ QueryBlock query_block(Heads heads, const int* step) {
+    QueryBlock q;
+    int blocks = (heads.T + QUERIES - 1) / QUERIES; // per sequence
+    q.b = (int)blockIdx.x / blocks, q.first_query = (int)blockIdx.x % blocks * QUERIES;
+    q.head = (int)blockIdx.y, q.slice = (int)blockIdx.z * HEAD_SLICE;
+    q.num_keys = step[0] + min(q.first_query + (int)QUERIES, heads.T);
+    q.cache = cache_offset(heads, step[1 + q.b], q.head);
+    return q;
+}
+
+// tile (KEYS, ROW): `channels` channels, from element `from` of a position on, of KEYS positions of the cache.
+template <int CACHE, int WIDTH, int ROW>
+__device__ static __forceinline__ void bring_positions(float (*tile)[ROW], const void* cache, const QueryBlock& block,
+                                                       Heads heads, int first, int from, int channels) {
+    enum { PACK = Format<CACHE>::PACK };
+    for (int i = (int)threadIdx.x; i < KEYS * (WIDTH / PACK); i += THREADS) {
+        int row = i / (WIDTH / PACK), channel = i % (WIDTH / PACK) * PACK;
+        if (channel >= channels) continue;
+        size_t position = (size_t)min(first + row, block.num_keys - 1);
+        size_t at = block.cache + position * (size_t)heads.head_stride;
+        widen_pack<CACHE>(&tile[row][channel], cache, at + (size_t)(from + channel));
+    }
+}
+
+// tile (QUERIES, SCORE_SLICE): the same of the block's queries.
+__device__ static __forceinline__ void bring_queries(float (*tile)[SCORE_SLICE], const float* q,
+                                                     const QueryBlock& block, Heads heads, int from, int quads) {
+    for (int i = (int)threadIdx.x; i < QUERIES * (SCORE_SLICE / 4); i += THREADS) {
+        int row = i / (SCORE_SLICE / 4), quad = i % (SCORE_SLICE / 4);
+        if (quad >= quads) continue;
+        size_t row_of_q = (size_t)(block.b * heads.T + min(block.first_query + row, heads.T - 1));
+        size_t query = row_of_q * (size_t)heads.NH + (size_t)block.head;
+        *(float4*)&tile[row][quad * 4] = *(const float4*)(q + query * (size_t)heads.head_stride + from + quad * 4);
+    }
+}
+
 // out (rows, stride): causal attention, softmax(q · kᵀ / sqrt(hs)) · v over the keys up to the query's own position,
 // for many queries. One block per QUERIES queries of a sequence, head and slice of channels. The block walks over the
 // keys in tiles of KEYS that it holds in shared memory for all its queries; scores exist only for one tile, in
@@ -996,62 +1062,40 @@ template <int CACHE>
 __global__ void __launch_bounds__(THREADS)
     prefill_attention(Activation out, const float* q, const void* keys, const void* values, const int* step,
                       Heads heads, int stride, float score_scale) {
-    enum { PACK = Format<CACHE>::PACK };
     // a stride of 4 floats more than a power of two, so that lanes read their keys' 16 bytes from different banks
     __shared__ __attribute__((aligned(16))) float key_tile[KEYS][SCORE_SLICE + 4];
     __shared__ __attribute__((aligned(16))) float query_tile[QUERIES][SCORE_SLICE];
     __shared__ __attribute__((aligned(16))) float value_tile[KEYS][HEAD_SLICE];
-    int blocks = (heads.T + QUERIES - 1) / QUERIES; // per sequence
-    int b = (int)blockIdx.x / blocks, first_query = (int)blockIdx.x % blocks * QUERIES;
-    int head = (int)blockIdx.y, slice = (int)blockIdx.z * HEAD_SLICE;
-    int thread = (int)threadIdx.x, lane = thread % GROUP, group = thread / GROUP;
-    int position = step[0] + first_query; // of the block's first query
-    int num_keys = step[0] + min(first_query + (int)QUERIES, heads.T);
-    size_t cache = cache_offset(heads, step[1 + b], head);
+    const QueryBlock block = query_block(heads, step);
+    int lane = (int)threadIdx.x % GROUP, my_queries = (int)threadIdx.x / GROUP * QUERIES_PER_GROUP;
     OnlineSoftmax softmax[QUERIES_PER_GROUP];
 #pragma unroll
     for (int i = 0; i < QUERIES_PER_GROUP; i++) softmax[i] = softmax_begin();
 
-    for (int tile = 0; tile < num_keys; tile += KEYS) {
+    for (int tile = 0; tile < block.num_keys; tile += KEYS) {
         float score[QUERIES_PER_GROUP] = {0};
         for (int from = 0; from < heads.head_stride; from += SCORE_SLICE) {
             int quads = min((int)SCORE_SLICE, heads.head_stride - from) / 4;
             __syncthreads(); // the tiles were read by everyone
-            for (int i = thread; i < KEYS * (SCORE_SLICE / PACK); i += THREADS) {
-                int row = i / (SCORE_SLICE / PACK), channel = i % (SCORE_SLICE / PACK) * PACK;
-                if (channel >= quads * 4) continue;
-                size_t key = (size_t)min(tile + row, num_keys - 1), at = cache + key * (size_t)heads.head_stride;
-                widen_pack<CACHE>(&key_tile[row][channel], keys, at + (size_t)(from + channel));
-            }
-            for (int i = thread; i < QUERIES * (SCORE_SLICE / 4); i += THREADS) {
-                int row = i / (SCORE_SLICE / 4), quad = i % (SCORE_SLICE / 4);
-                if (quad >= quads) continue;
-                size_t query =
-                    (size_t)(b * heads.T + min(first_query + row, heads.T - 1)) * (size_t)heads.NH + (size_t)head;
-                *(float4*)&query_tile[row][quad * 4] =
-                    *(const float4*)(q + query * (size_t)heads.head_stride + from + quad * 4);
-            }
+            bring_positions<CACHE, SCORE_SLICE>(key_tile, keys, block, heads, tile, from, quads * 4);
+            bring_queries(query_tile, q, block, heads, from, quads);
             __syncthreads();
             for (int i = 0; i < quads; i++) {
                 float4 k = *(const float4*)&key_tile[lane][i * 4];
 #pragma unroll
                 for (int j = 0; j < QUERIES_PER_GROUP; j++) {
-                    float4 a = *(const float4*)&query_tile[group * QUERIES_PER_GROUP + j][i * 4];
+                    float4 a = *(const float4*)&query_tile[my_queries + j][i * 4];
                     score[j] = fmaf(a.x, k.x, fmaf(a.y, k.y, fmaf(a.z, k.z, fmaf(a.w, k.w, score[j]))));
                 }
             }
         }
-        for (int i = thread; i < KEYS * (HEAD_SLICE / PACK); i += THREADS) {
-            int row = i / (HEAD_SLICE / PACK), channel = i % (HEAD_SLICE / PACK) * PACK;
-            if (slice + channel >= heads.head_stride) continue;
-            size_t key = (size_t)min(tile + row, num_keys - 1), at = cache + key * (size_t)heads.head_stride;
-            widen_pack<CACHE>(&value_tile[row][channel], values, at + (size_t)(slice + channel));
-        }
+        bring_positions<CACHE, HEAD_SLICE>(value_tile, values, block, heads, tile, block.slice,
+                                           heads.head_stride - block.slice);
         __syncthreads();
         float weight[QUERIES_PER_GROUP];
 #pragma unroll
         for (int j = 0; j < QUERIES_PER_GROUP; j++) {
-            bool is_seen = tile + lane <= position + group * QUERIES_PER_GROUP + j && tile + lane < num_keys;
+            bool is_seen = tile + lane <= step[0] + block.first_query + my_queries + j && tile + lane < block.num_keys;
             weight[j] = softmax_scores(&softmax[j], is_seen ? score[j] * score_scale : -INFINITY);
         }
         for (int k = 0; k < KEYS; k++) {
@@ -1060,7 +1104,7 @@ __global__ void __launch_bounds__(THREADS)
             for (int j = 0; j < QUERIES_PER_GROUP; j++) key_weight[j] = __shfl(weight[j], k, GROUP);
 #pragma unroll
             for (int i = 0; i < SUMS; i++) {
-                if (slice + i * GROUP + lane >= heads.head_stride) break;
+                if (block.slice + i * GROUP + lane >= heads.head_stride) break;
                 float value = value_tile[k][i * GROUP + lane];
 #pragma unroll
                 for (int j = 0; j < QUERIES_PER_GROUP; j++) {
@@ -1071,12 +1115,12 @@ __global__ void __launch_bounds__(THREADS)
     }
 #pragma unroll
     for (int j = 0; j < QUERIES_PER_GROUP; j++) {
-        int query = first_query + group * QUERIES_PER_GROUP + j;
+        int query = block.first_query + my_queries + j;
         if (query >= heads.T) continue;
-        size_t out_row = (size_t)(b * heads.T + query) * (size_t)stride + (size_t)(head * heads.hs);
+        size_t out_row = (size_t)(block.b * heads.T + query) * (size_t)stride + (size_t)(block.head * heads.hs);
 #pragma unroll
         for (int i = 0; i < SUMS; i++) {
-            int channel = slice + i * GROUP + lane;
+            int channel = block.slice + i * GROUP + lane;
             if (channel < heads.hs)
                 activation_put(out, out_row + (size_t)channel, softmax[j].sum[i] / softmax[j].total);
         }
@@ -1151,62 +1195,46 @@ template <class Shape, bool IS_SUM> __device__ static __forceinline__ float colu
     return value;
 }
 
-// Causal attention of many queries by matrix instructions, for heads of at most HEAD channels and a cache in f16; q is
-// rounded to f16, and so are the weights of the softmax. One block per ATTENTION_WAVES x 16 queries of a sequence and
-// head, the longest first; each wave has 16 queries. Everything is computed transposed: scores (keys, queries) = k ·
-// qᵀ, out (channels, queries) = vᵀ · weightsᵀ, so that what belongs to one query lies in few lanes. Tiles lie at
-// multiples of KEY_TILE from position 0, and a tile beyond a query's own position changes nothing, so where a chunk or
-// a block begins does not show.
-template <class Shape, int HEAD>
-__global__ void __launch_bounds__((CacheStream<Shape, HEAD>::THREADS_OF_BLOCK))
-    matrix_attention(Activation out, const float* q, const void* keys, const void* values, const int* step, Heads heads,
-                     int stride, float score_scale) {
+// What matrix_attention is made of. Everything is computed transposed: scores (keys, queries) = k · qᵀ, out (channels,
+// queries) = vᵀ · weightsᵀ, so that what belongs to one query lies in few lanes.
+template <class Shape, int HEAD> struct MatrixAttention {
     typedef CacheStream<Shape, HEAD> Stream;
     typedef typename Shape::Sums Sums;
     enum {
-        LANES = Shape::LANES,
         KEY_TILE = Stream::KEY_TILE,
         CHUNKS = HEAD / CHUNK,
         KEY_CHUNKS = KEY_TILE / CHUNK,
         KEY_FRAGMENTS = KEY_TILE / FRAGMENT,
         CHANNEL_FRAGMENTS = HEAD / FRAGMENT,
         BLOCK_QUERIES = ATTENTION_WAVES * FRAGMENT,
-        WEIGHT_SCALE =
-            1 << 15 // so that small weights are no subnormal halves, which gfx90a takes for 0; the total has it too
+        // of the softmax: small ones are then no subnormal halves, which gfx90a takes for 0; the total has it too
+        WEIGHT_SCALE = 1 << 15
     };
-    __shared__ uint4 query_tile[BLOCK_QUERIES * CHUNKS], key_tile[KEY_TILE * CHUNKS], value_tile[HEAD * KEY_CHUNKS];
-    __shared__ uint4 weight_tiles[ATTENTION_WAVES][FRAGMENT * KEY_CHUNKS]; // (queries, keys) of each wave
-    if (!Shape::IS_THERE) return;                                          // never launched there
-    int lane = (int)threadIdx.x % LANES, wave = (int)threadIdx.x / LANES;
-    int blocks = (heads.T + BLOCK_QUERIES - 1) / BLOCK_QUERIES, b = (int)blockIdx.x / blocks, head = (int)blockIdx.y;
-    int first_query = (blocks - 1 - (int)blockIdx.x % blocks) * BLOCK_QUERIES, my_query = first_query + wave * FRAGMENT;
-    size_t cache = cache_offset(heads, step[1 + b], head) / CHUNK;
-    Stream stream;
-    stream.keys = (const uint4*)keys + cache, stream.values = (const uint4*)values + cache;
-    stream.num_keys = step[0] + min(first_query + (int)BLOCK_QUERIES, heads.T),
-    stream.packs = heads.head_stride / CHUNK;
-    stream.fetch(0);
-
-    for (int i = (int)threadIdx.x; i < BLOCK_QUERIES * CHUNKS; i += Stream::THREADS_OF_BLOCK) {
-        int row = b * heads.T + min(first_query + i / CHUNKS, heads.T - 1), chunk = i % CHUNKS;
-        size_t at = ((size_t)row * (size_t)heads.NH + (size_t)head) * (size_t)heads.head_stride;
-        const float4* from = (const float4*)(q + at) + min(chunk, stream.packs - 1) * 2;
-        uint4 pack = floats_to_halves(from[0], from[1]);
-        query_tile[pack_place<CHUNKS>(i / CHUNKS, chunk)] = chunk < stream.packs ? pack : make_uint4(0, 0, 0, 0);
-    }
+    int lane, wave;
     Sums sums[CHANNEL_FRAGMENTS];
-    float largest[Shape::COLUMNS], total[Shape::COLUMNS];
-#pragma unroll
-    for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++) sums[i / Shape::SUMS][i % Shape::SUMS] = 0;
-#pragma unroll
-    for (int c = 0; c < Shape::COLUMNS; c++) largest[c] = -INFINITY, total[c] = 0;
+    float largest[Shape::COLUMNS], total[Shape::COLUMNS]; // of the online softmax, Milakov and Gimelshein 2018
 
-    for (int tile = 0; tile < stream.num_keys; tile += KEY_TILE) {
-        __syncthreads(); // the tile before was read by everyone
-        stream.land(key_tile, value_tile);
-        __syncthreads();
-        if (tile + KEY_TILE < stream.num_keys) stream.fetch(tile + KEY_TILE);
-        Sums score[KEY_FRAGMENTS];
+    __device__ __forceinline__ void begin() {
+        lane = (int)threadIdx.x % Shape::LANES, wave = (int)threadIdx.x / Shape::LANES;
+#pragma unroll
+        for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++) sums[i / Shape::SUMS][i % Shape::SUMS] = 0;
+#pragma unroll
+        for (int c = 0; c < Shape::COLUMNS; c++) largest[c] = -INFINITY, total[c] = 0;
+    }
+
+    // query_tile (BLOCK_QUERIES, HEAD): rows of q, from element `at` and so many floats apart, rounded to f16.
+    __device__ static __forceinline__ void bring_queries(uint4* query_tile, const float* q, size_t at, size_t apart,
+                                                         int num_queries, int packs) {
+        for (int i = (int)threadIdx.x; i < BLOCK_QUERIES * CHUNKS; i += Stream::THREADS_OF_BLOCK) {
+            int row = min(i / CHUNKS, num_queries - 1), chunk = i % CHUNKS;
+            const float4* from = (const float4*)(q + at + (size_t)row * apart) + min(chunk, packs - 1) * 2;
+            uint4 pack = floats_to_halves(from[0], from[1]);
+            query_tile[pack_place<CHUNKS>(i / CHUNKS, chunk)] = chunk < packs ? pack : make_uint4(0, 0, 0, 0);
+        }
+    }
+
+    // score (KEY_TILE, the wave's queries) = a tile's keys · qᵀ
+    __device__ __forceinline__ void multiply_keys(Sums* score, const uint4* key_tile, const uint4* query_tile) const {
 #pragma unroll
         for (int i = 0; i < KEY_FRAGMENTS * Shape::SUMS; i++) score[i / Shape::SUMS][i % Shape::SUMS] = 0;
 #pragma unroll 1
@@ -1220,16 +1248,20 @@ __global__ void __launch_bounds__((CacheStream<Shape, HEAD>::THREADS_OF_BLOCK))
                 Shape::template multiply<true>(&score[f], a, query);
             }
         }
-        // the online softmax of Milakov and Gimelshein 2018: when a larger score comes, what was summed shrinks
+    }
+
+    // weights (the wave's queries, KEY_TILE) from the scores of the keys from position `tile` on, of which a query sees
+    // those up to its own position, `position` + its number in the wave. When a larger score comes, what was summed
+    // shrinks.
+    __device__ __forceinline__ void weigh(uint16_t* weights, Sums* score, int tile, int position, float score_scale) {
         float best[Shape::COLUMNS], part[Shape::COLUMNS];
 #pragma unroll
         for (int c = 0; c < Shape::COLUMNS; c++) best[c] = -INFINITY, part[c] = 0;
 #pragma unroll
         for (int i = 0; i < KEY_FRAGMENTS * Shape::SUMS; i++) {
             int f = i / Shape::SUMS, j = i % Shape::SUMS, c = Shape::column_slot(j);
-            int key = tile + f * FRAGMENT + Shape::sum_row(lane, j),
-                position = step[0] + my_query + Shape::sum_column(lane, j);
-            score[f][j] = key <= position ? score[f][j] * score_scale : -INFINITY;
+            bool is_seen = tile + f * FRAGMENT + Shape::sum_row(lane, j) <= position + Shape::sum_column(lane, j);
+            score[f][j] = is_seen ? score[f][j] * score_scale : -INFINITY;
             best[c] = fmaxf(best[c], score[f][j]);
         }
 #pragma unroll
@@ -1238,7 +1270,6 @@ __global__ void __launch_bounds__((CacheStream<Shape, HEAD>::THREADS_OF_BLOCK))
             largest[c] = fmaxf(before, column_reduce<Shape, false>(best[c]));
             best[c] = expf(before - largest[c]); // from here on: what the sums shrink by
         }
-        uint16_t* weights = (uint16_t*)(void*)weight_tiles[wave];
 #pragma unroll
         for (int i = 0; i < KEY_FRAGMENTS * Shape::SUMS; i++) {
             int f = i / Shape::SUMS, j = i % Shape::SUMS, c = Shape::column_slot(j);
@@ -1253,11 +1284,14 @@ __global__ void __launch_bounds__((CacheStream<Shape, HEAD>::THREADS_OF_BLOCK))
 #pragma unroll
         for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++)
             sums[i / Shape::SUMS][i % Shape::SUMS] *= best[Shape::column_slot(i % Shape::SUMS)];
-        __syncthreads(); // the weights are there
+    }
+
+    // sums (HEAD, the wave's queries) += a tile's vᵀ · weightsᵀ
+    __device__ __forceinline__ void add_values(const uint4* value_tile, const uint4* weights) {
 #pragma unroll 1
         for (int s = 0; s < KEY_TILE / STEP; s++) {
             uint4 weight[Shape::PACKS];
-            load_fragment<Shape, KEY_CHUNKS>(weight, weight_tiles[wave], lane, 0, s);
+            load_fragment<Shape, KEY_CHUNKS>(weight, weights, lane, 0, s);
 #pragma unroll
             for (int f = 0; f < CHANNEL_FRAGMENTS; f++) {
                 uint4 a[Shape::PACKS];
@@ -1266,20 +1300,65 @@ __global__ void __launch_bounds__((CacheStream<Shape, HEAD>::THREADS_OF_BLOCK))
             }
         }
     }
+
+    // result (BLOCK_QUERIES, HEAD), from the wave's sums
+    __device__ __forceinline__ void divide(uint16_t* result, int format) const {
+#pragma unroll
+        for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++) {
+            int f = i / Shape::SUMS, j = i % Shape::SUMS, row = wave * FRAGMENT + Shape::sum_column(lane, j);
+            float value = sums[f][j] / total[Shape::column_slot(j)];
+            result[row * HEAD + f * FRAGMENT + Shape::sum_row(lane, j)] = rounded_activation(format, value);
+        }
+    }
+};
+
+// Causal attention of many queries by matrix instructions, for heads of at most HEAD channels and a cache in f16; q is
+// rounded to f16, and so are the weights of the softmax. One block per ATTENTION_WAVES x 16 queries of a sequence and
+// head, the longest first; each wave has 16 queries. Tiles lie at multiples of KEY_TILE from position 0, and a tile
+// beyond a query's own position changes nothing, so where a chunk or a block begins does not show.
+template <class Shape, int HEAD>
+__global__ void __launch_bounds__((CacheStream<Shape, HEAD>::THREADS_OF_BLOCK))
+    matrix_attention(Activation out, const float* q, const void* keys, const void* values, const int* step, Heads heads,
+                     int stride, float score_scale) {
+    typedef MatrixAttention<Shape, HEAD> Attention;
+    enum { KEY_TILE = Attention::KEY_TILE, QUERY_TILE = Attention::BLOCK_QUERIES };
+    __shared__ uint4 query_tile[QUERY_TILE * Attention::CHUNKS], key_tile[KEY_TILE * Attention::CHUNKS];
+    __shared__ uint4 value_tile[HEAD * Attention::KEY_CHUNKS];
+    __shared__ uint4 weight_tiles[ATTENTION_WAVES][FRAGMENT * Attention::KEY_CHUNKS]; // (queries, keys) of each wave
+    if (!Shape::IS_THERE) return;                                                     // never launched there
+    Attention attention;
+    attention.begin();
+    int blocks = (heads.T + QUERY_TILE - 1) / QUERY_TILE, b = (int)blockIdx.x / blocks, head = (int)blockIdx.y;
+    int first_query = (blocks - 1 - (int)blockIdx.x % blocks) * QUERY_TILE;
+    int queries = min((int)QUERY_TILE, heads.T - first_query), first_row = b * heads.T + first_query;
+    size_t cache = cache_offset(heads, step[1 + b], head) / CHUNK, q_row = (size_t)(heads.NH * heads.head_stride);
+    typename Attention::Stream stream;
+    stream.keys = (const uint4*)keys + cache, stream.values = (const uint4*)values + cache;
+    stream.num_keys = step[0] + first_query + queries, stream.packs = heads.head_stride / CHUNK;
+    stream.fetch(0);
+    Attention::bring_queries(query_tile, q, (size_t)first_row * q_row + (size_t)(head * heads.head_stride), q_row,
+                             queries, stream.packs);
+    for (int tile = 0; tile < stream.num_keys; tile += KEY_TILE) {
+        __syncthreads(); // the tile before was read by everyone
+        stream.land(key_tile, value_tile);
+        __syncthreads();
+        if (tile + KEY_TILE < stream.num_keys) stream.fetch(tile + KEY_TILE);
+        typename Attention::Sums score[Attention::KEY_FRAGMENTS];
+        attention.multiply_keys(score, key_tile, query_tile);
+        uint4* weights = weight_tiles[attention.wave];
+        attention.weigh((uint16_t*)(void*)weights, score, tile, step[0] + first_query + attention.wave * FRAGMENT,
+                        score_scale);
+        __syncthreads(); // the weights are there
+        attention.add_values(value_tile, weights);
+    }
     // through shared memory, so that neighbouring lanes write neighbouring channels
     __syncthreads();
-    uint16_t* result = (uint16_t*)(void*)query_tile; // (BLOCK_QUERIES, HEAD)
-#pragma unroll
-    for (int i = 0; i < CHANNEL_FRAGMENTS * Shape::SUMS; i++) {
-        int f = i / Shape::SUMS, j = i % Shape::SUMS, row = wave * FRAGMENT + Shape::sum_column(lane, j);
-        float value = sums[f][j] / total[Shape::column_slot(j)];
-        result[row * HEAD + f * FRAGMENT + Shape::sum_row(lane, j)] = rounded_activation(out.format, value);
-    }
+    uint16_t* result = (uint16_t*)(void*)query_tile; // (QUERY_TILE, HEAD)
+    attention.divide(result, out.format);
     __syncthreads();
-    int queries = min((int)BLOCK_QUERIES, heads.T - first_query);
-    for (int row = wave; row < queries; row += ATTENTION_WAVES) {
-        size_t at = (size_t)(b * heads.T + first_query + row) * (size_t)stride + (size_t)(head * heads.hs);
-        for (int channel = lane; channel < heads.hs; channel += LANES)
+    for (int row = attention.wave; row < queries; row += ATTENTION_WAVES) {
+        size_t at = (size_t)(first_row + row) * (size_t)stride + (size_t)(head * heads.hs);
+        for (int channel = attention.lane; channel < heads.hs; channel += Shape::LANES)
             ((uint16_t*)out.data)[at + (size_t)channel] = result[row * HEAD + channel];
     }
 }

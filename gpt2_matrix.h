@@ -68,6 +68,7 @@ template <int N> struct HalvesOf { typedef _Float16 type __attribute__((ext_vect
 template <int N> struct FloatArray {
     float at[N];
     __device__ __forceinline__ float& operator[](int i) { return at[i]; }
+    __device__ __forceinline__ float operator[](int i) const { return at[i]; }
 };
 template <int N> struct SumsOf { typedef FloatArray<N> type; };
 #endif
