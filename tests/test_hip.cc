@@ -751,6 +751,7 @@ static void check_shapes(Tests* t) {
         {36, 131, 160, 2, 1, 128}, // one head of 128
         {12, 77, 80, 1, 1, 200},   // one head of 200, two slices
         {1, 50, 50, 1, 2, 16},     // a context of one token
+        {6, 31, 32, 1, 12, 768},   // GPT-2 124M's rows, which take no question
     };
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         for (int d = 0; d < NUM_GPU_DTYPES; d++) {
@@ -845,7 +846,8 @@ static Floats route_results(Tests* t, const GPT2Model* model, DType dtype, int B
 // All routes give the same bits, on a card of any size, in every format and for any number of sequences, also where a
 // second range of keys begins.
 static const GPT2Config TWO_RANGES = {RANGE + 4, 77, 80, 2, 3, 45};
-static const GPT2Config NARROW = {8, 5, 5, 2, 1, 3}; // a card has blocks to spare in every stage but fc
+static const GPT2Config WIDE = {6, 31, 32, 1, 13, 832}; // a row is more than what is read together
+static const GPT2Config NARROW = {8, 5, 5, 2, 1, 3};    // a card has blocks to spare in every stage but fc
 
 static void check_routes(Tests* t, const GPT2Config& config, DType dtype, const std::vector<int>& batches,
                          const std::vector<int>& depths) {
@@ -881,6 +883,7 @@ static void check_all_routes(Tests* t) {
     check_routes(t, TWO_RANGES, DTYPE_BF16, {1}, {RANGE - 2});
     for (DType dtype : {DTYPE_F32, DTYPE_F16, DTYPE_Q8}) check_routes(t, TWO_RANGES, dtype, {2}, {3});
     check_routes(t, NARROW, DTYPE_BF16, {1}, {2});
+    for (DType dtype : {DTYPE_BF16, DTYPE_Q8}) check_routes(t, WIDE, dtype, {1}, {2});
 }
 
 // Without a name the device measures which route is fastest, and says which; what it measured with leaves no trace.
