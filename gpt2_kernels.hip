@@ -1195,6 +1195,14 @@ template <class Shape, bool IS_SUM> __device__ static __forceinline__ float colu
     return value;
 }
 
+// The same number. What made it is not fused with what rounds it, as clang 19 does (v_fma_mixlo_f16).
+__device__ static __forceinline__ float apart(float number) {
+#if defined(__AMDGCN__)
+    asm("" : "+v"(number));
+#endif
+    return number;
+}
+
 // What matrix_attention is made of. Everything is computed transposed: scores (keys, queries) = k · qᵀ, out (channels,
 // queries) = vᵀ · weightsᵀ, so that what belongs to one query lies in few lanes.
 template <class Shape, int HEAD> struct MatrixAttention {
@@ -1274,7 +1282,7 @@ template <class Shape, int HEAD> struct MatrixAttention {
         for (int i = 0; i < KEY_FRAGMENTS * Shape::SUMS; i++) {
             int f = i / Shape::SUMS, j = i % Shape::SUMS, c = Shape::column_slot(j);
             int key = f * FRAGMENT + Shape::sum_row(lane, j);
-            float weight = expf(score[f][j] - largest[c]) * WEIGHT_SCALE;
+            float weight = apart(expf(score[f][j] - largest[c]) * WEIGHT_SCALE);
             part[c] += weight;
             weights[pack_place<KEY_CHUNKS>(Shape::sum_column(lane, j), key / CHUNK) * CHUNK + key % CHUNK] =
                 float_to_half(weight);
@@ -3983,16 +3991,6 @@ static bool time_step(Device* d, double* seconds, Error* error) {
     return true;
 }
 
-// A card that has been idle takes some time to raise its clock.
-static bool warm_up(Device* d, Error* error) {
-    double seconds, start = seconds_now();
-    d->route = ROUTE_GRAPH;
-    do {
-        if (!time_step(d, &seconds, error)) return false;
-    } while (seconds_now() - start < 0.03);
-    return true;
-}
-
 // Tries the graph, and the persistent kernel with one and with two blocks on each compute unit, in turn, three times,
 // and keeps the fastest. All give the same bits, so it changes the time and nothing else. A persistent kernel that
 // fails is not asked again.
@@ -4003,7 +4001,6 @@ static bool try_routes(Device* d, Error* error) {
         double seconds;
     } ways[] = {{ROUTE_GRAPH, 1, INFINITY}, {ROUTE_PERSISTENT, 1, INFINITY}, {ROUTE_PERSISTENT, 2, INFINITY}};
     int best = 0;
-    if (!warm_up(d, error)) return false;
     for (int i = 0; i < 3 * 3; i++) {
         auto& way = ways[i % 3];
         bool is_persistent = way.route == ROUTE_PERSISTENT;

@@ -27,7 +27,7 @@ does_without() { # no GPU before the first token: with --device auto the same te
 goes_on_somewhere() { # at some of these calls the text has begun, and wherever it has, it goes on as it was
     text --device cpu -n 8 > "$out/cpu" || return 1
     takeovers=0
-    for call in $(seq 190 5 270); do
+    for call in $(seq 240 5 300); do
         HIP_HOST_FAIL_CALL=$call text --device gpu -n 8 > "$out/gpu"
         if [ ! -s "$out/gpu" ] && grep -q '^gpt2: GPU' "$out/err"; then continue; fi
         cmp -s "$out/cpu" "$out/gpu" || return 1
