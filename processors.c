@@ -79,13 +79,14 @@ int cpu_physical_cores(void) {
 }
 
 int cpu_threads(int asked) {
-    int threads = asked > 0 ? asked : cpu_physical_cores(), most = cpu_processors();
 #ifdef _OPENMP
+    int threads = asked > 0 ? asked : cpu_physical_cores(), most = cpu_processors();
     if (omp_get_thread_limit() < most) most = omp_get_thread_limit();
-#else
-    most = 1;
-#endif
     return threads < most ? threads : most;
+#else
+    (void)asked;
+    return 1;
+#endif
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
