@@ -129,22 +129,13 @@ INLINE Q8Row q8_row(const void* packed, size_t C) {
     return (Q8Row){elements, scales, (int32_t*)(void*)(scales + blocks)};
 }
 
-// 0, or NaN where any of C floats is not finite: no int8 could tell.
-INLINE float not_finite(const float* x, size_t C) {
-    vf zeros = {0};
-    size_t i = 0;
-    for (; i + VL <= C; i += VL) zeros += vf_load(x + i) * 0;
-    float zero = sum_lanes(zeros);
-    for (; i < C; i++) zero += x[i] * 0;
-    return zero;
-}
-
-// The largest magnitude in a block; NaN does not count.
-INLINE float block_magnitude(const float* x) {
+// The largest magnitude in a block; NaN does not count. Lanes of *not_finite that meet a NaN or an infinity become -1.
+INLINE float block_magnitude(const float* x, vi* not_finite) {
     vf largest = {0};
     UNROLL for (int i = 0; i < Q8_BLOCK; i += VL) {
-        vf magnitude = (vf)((vi)vf_load(x + i) & 0x7fffffff);
-        largest = vf_max(magnitude, largest);
+        vi magnitude = (vi)vf_load(x + i) & 0x7fffffff;
+        *not_finite |= magnitude > 0x7f7fffff;
+        largest = vf_max((vf)magnitude, largest);
     }
     return max_lanes(largest);
 }
@@ -158,13 +149,14 @@ INLINE const float* row_block(float copy[Q8_BLOCK], const float* in, size_t b, s
 }
 
 // The scales in loops of their own, which leaves more to do at the same time: 0.7 of the time of one loop (dev/CPU.md).
-// A row that is not finite gets scales that are not, so that what is made of it is NaN.
+// No int8 can tell a number that is not finite: a row with one gets NaN for scales, and so for all that is made of it.
 static void pack_q8(void* out, const float* in, size_t C) {
     Q8Row row = q8_row(out, C);
     float copy[Q8_BLOCK];
     size_t blocks = q8_num_scales(C);
+    vi not_finite = {0};
     memset(out, 0, q8_padded_blocks(C) * (Q8_BLOCK + 8));
-    for (size_t b = 0; b < blocks; b++) row.scales[b] = block_magnitude(row_block(copy, in, b, C));
+    for (size_t b = 0; b < blocks; b++) row.scales[b] = block_magnitude(row_block(copy, in, b, C), &not_finite);
     for (size_t b = 0; b < blocks; b++) {
         const float* x = row_block(copy, in, b, C);
         float inverse = row.scales[b] > 0 ? 127 / row.scales[b] : 0;
@@ -178,7 +170,7 @@ static void pack_q8(void* out, const float* in, size_t C) {
         memcpy(row.elements + b * Q8_BLOCK, elements, sizeof elements);
         row.shifts[b] = -INT8_SHIFT * sum;
     }
-    float damage = not_finite(in, C);
+    float damage = sum_lanes((vf)not_finite); // as floats -1 is NaN, 0 is 0
     for (size_t b = 0; b < blocks; b++) row.scales[b] = row.scales[b] / 127 + damage;
 }
 
