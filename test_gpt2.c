@@ -55,11 +55,16 @@ int main(int argc, char** argv) {
 #endif
     };
     Tests t = {0};
+    int known = 1; // arguments that name a group
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
         bool wanted = argc == 1;
-        for (int i = 1; i < argc; i++) wanted |= strcmp(argv[i], groups[g].name) == 0;
+        for (int i = 1; i < argc; i++) {
+            bool is_named = strcmp(argv[i], groups[g].name) == 0;
+            wanted |= is_named, known += is_named;
+        }
         if (wanted) groups[g].run(&t);
     }
+    if (known < argc) test_check(&t, false, "%d of %d arguments name a group of tests", known - 1, argc - 1);
     printf("\n%d passed, %d failed", t.passed, t.failed);
     if (t.skipped > 0) printf(", %d skipped", t.skipped);
     printf("\n");

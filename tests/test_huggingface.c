@@ -87,6 +87,31 @@ static void test_odd_header(Tests* t, const Bench* bench) {
     }
 }
 
+// --dtype auto keeps what all matrices hold: the type that they share, else f32, in which none is rounded.
+static void test_kept_dtype(Tests* t, const Bench* bench) {
+    static const struct {
+        const char* dtypes[3]; // of one tensor after the other
+        DType kept;
+    } cases[] = {{{"F16", "F16", "F16"}, DTYPE_F16},
+                 {{"BF16", "BF16", "BF16"}, DTYPE_BF16},
+                 {{"BF16", "F32", "BF16"}, DTYPE_F32},
+                 {{"F16", "BF16", "F16"}, DTYPE_F32}};
+    int right = 0;
+    enum { CASES = sizeof cases / sizeof *cases };
+    for (int i = 0; i < CASES; i++) {
+        SafetensorsStyle style = plain;
+        memcpy(style.dtypes, cases[i].dtypes, sizeof style.dtypes);
+        toy_write_safetensors(bench->weights, &bench->toy, &style);
+        GPT2Model m;
+        Error error;
+        bool ok = checkpoint_load(&m, bench->directory, true, DTYPE_Q8, &error);
+        right += ok && m.dtype == cases[i].kept && m.file_dtype == cases[i].kept;
+        if (ok) checkpoint_free(&m);
+    }
+    test_check(t, right == CASES, "--dtype auto keeps the matrices' common type, or f32 for several: %d of %d", right,
+               CASES);
+}
+
 // Numbers that fill all bits of f32: as HF stores them, transposed, against the same as llm.c stores them.
 static void test_transposition(Tests* t, const Bench* bench) {
     static const GPT2Config shapes[] = {{3, 5, 5, 1, 1, 1},
@@ -434,6 +459,7 @@ static void test_without_json(Tests* t, const Bench* bench) {
 static void test_with_json(Tests* t, const Bench* bench) {
     test_styles(t, bench);
     test_odd_header(t, bench);
+    test_kept_dtype(t, bench);
     test_transposition(t, bench);
     test_saving(t, bench);
     test_without_config(t, bench);
