@@ -460,6 +460,7 @@ static bool cpu_forward(Device* d, const TokenRun* run, int num_logits, float* l
                        .B = run->B,
                        .T = T,
                        .position = run->position + t};
+        team_start(&d->team, seconds_now());
         if (seconds_now() - d->ended > 0.001) part_threads(d->team.size); // they may have slept
         double start = seconds_now();
 #pragma omp parallel num_threads(d->team.size) firstprivate(stage)
@@ -469,7 +470,7 @@ static bool cpu_forward(Device* d, const TokenRun* run, int num_logits, float* l
             chunk_forward(&stage, out, (size_t)num_logits * V, wanted);
         }
         d->ended = seconds_now();
-        team_adapt(&d->team, d->ended - start, d->profile != NULL); // a profile shows the threads that were asked for
+        team_adapt(&d->team, start, d->ended, d->profile != NULL); // a profile shows the threads that were asked for
     }
     return true;
 }

@@ -6,6 +6,9 @@
 
 #include "processors.h"
 
+// Seconds until threads that were let go are tried again: the first time, and at most.
+static const double least_patience = 0.1, most_patience = 4;
+
 static void part_equally(Team* team) {
     for (int t = 0; t < team->size; t++) {
         team->members[t] = (Member){.begin = (double)t / team->size, .part = 1.0 / team->size};
@@ -13,7 +16,7 @@ static void part_equally(Team* team) {
 }
 
 bool team_open(Team* team, int num_threads, Error* error) {
-    *team = (Team){.num_threads = num_threads, .size = num_threads};
+    *team = (Team){.num_threads = num_threads, .size = num_threads, .patience = least_patience / 2};
     team->barrier.spins = num_threads <= cpu_processors() ? 2000 : 0;
     team->members = allocate((size_t)num_threads, sizeof *team->members, "threads", error);
     if (team->members == NULL) return false;
@@ -108,27 +111,31 @@ static void adapt_parts(Team* team, double seconds) {
 // one of n threads lags behind, the others wait for a share w of the time; without it they would take
 // (1 - w) n / (n - 1) of the time, less as soon as w > 1 / n, and then one is let go. From time to time all try again,
 // ever more rarely as long as it is in vain.
-static void adapt_size(Team* team, double seconds) {
-    const double window = 0.025, least_patience = 0.25, most_patience = 4;
+void team_start(Team* team, double now) {
+    if (team->size == team->num_threads || now - team->reduced < team->patience) return;
+    team->size = team->num_threads;
+    team->seconds = 0;
+    atomic_store(&team->barrier.yielded, 0);
+    part_equally(team);
+}
+
+static void adapt_size(Team* team, double seconds, double now) {
+    const double window = 0.025;
     team->seconds += seconds;
-    team->reduced += seconds;
     if (team->seconds < window) return;
     double waited = 1e-9 * (double)atomic_exchange(&team->barrier.yielded, 0); // w (n - 1) of the time
     if (team->size > 1 && waited * team->size > (team->size - 1) * team->seconds) {
         if (team->size == team->num_threads) team->patience = fmin(2 * team->patience, most_patience);
         team->size--;
-        team->reduced = 0;
+        team->reduced = now;
+        part_equally(team);
     } else if (team->size == team->num_threads) {
-        team->patience = least_patience;
-    } else if (team->reduced >= team->patience) {
-        team->size = team->num_threads;
+        team->patience = least_patience / 2; // doubled when a thread is let go
     }
     team->seconds = 0;
 }
 
-void team_adapt(Team* team, double seconds, bool is_size_fixed) {
-    int size = team->size;
-    adapt_parts(team, seconds);
-    if (!is_size_fixed) adapt_size(team, seconds);
-    if (team->size != size) part_equally(team);
+void team_adapt(Team* team, double start, double end, bool is_size_fixed) {
+    adapt_parts(team, end - start);
+    if (!is_size_fixed) adapt_size(team, end - start, end);
 }

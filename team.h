@@ -27,8 +27,8 @@ typedef struct {
     int num_threads; // at most
     int size;        // in the next run
     double seconds;  // that runs have taken since the size was last reconsidered
-    double reduced;  // that runs have taken since the last thread was left out
-    double patience; // seconds of runs until all try again
+    double reduced;  // when the last thread was left out, as seconds_now() counts
+    double patience; // seconds from then on until all try again
     Member* members; // (num_threads)
 } Team;
 
@@ -46,8 +46,11 @@ double team_wait(Team* team, int num_threads);
 void team_part(const Team* team, int thread, int num_threads, size_t n, size_t unit, size_t* begin, size_t* end);
 void team_waited(Team* team, int thread, double seconds);
 
-// After a run that took `seconds`, while none runs: parts follow the speeds of the threads and, unless the size is
+// Before a run: threads that were left out take part again when that is long enough ago. Times as seconds_now() counts.
+void team_start(Team* team, double now);
+
+// After a run from `start` to `end`, while none runs: parts follow the speeds of the threads and, unless the size is
 // fixed, threads that only keep the others waiting are left out.
-void team_adapt(Team* team, double seconds, bool is_size_fixed);
+void team_adapt(Team* team, double start, double end, bool is_size_fixed);
 
 #endif

@@ -85,7 +85,7 @@ static double run_once(Team* team, const double* speeds) {
     double longest = 0;
     for (int i = 0; i < team->size; i++) longest = fmax(longest, team->members[i].part / speeds[i]);
     for (int i = 0; i < team->size; i++) team_waited(team, i, longest - team->members[i].part / speeds[i]);
-    team_adapt(team, longest, true);
+    team_adapt(team, 0, longest, true);
     return longest;
 }
 
@@ -115,7 +115,7 @@ static void test_parts(Tests* t, Team* team) {
     double part = team->members[0].part;
     team_waited(team, 1, 0.999);
     team_waited(team, 2, 0.999);
-    team_adapt(team, 1, true);
+    team_adapt(team, 0, 1, true);
     double change = team->members[0].part / part - 1;
     test_check(t, change < 0 && change > -0.05, "a thread that was interrupted once loses %.1f %% of its part",
                -100 * change);
@@ -124,25 +124,57 @@ static void test_parts(Tests* t, Team* team) {
 // ---------------------------------------------------------------------------------------------------------------------
 // how many
 
-// Runs of 10 ms in which the others yield for so long while they wait. Returns the size after them.
-static int run_waiting(Team* team, int runs, double yielded) {
+// Runs of 10 ms, one after the other from *now on, in which the others yield for so long while they wait. Returns how
+// many threads took part in the last.
+static int run_waiting(Team* team, double* now, int runs, double yielded) {
+    int size = 0;
     for (int i = 0; i < runs; i++) {
+        team_start(team, *now);
+        size = team->size;
         atomic_fetch_add(&team->barrier.yielded, (long long)(1e9 * yielded));
-        team_adapt(team, 0.010, false);
+        team_adapt(team, *now, *now + 0.010, false);
+        *now += 0.010;
     }
-    return team->size;
+    return size;
+}
+
+// Of `runs` runs beside a process that always keeps a thread's processor, in how many that thread takes part.
+static int count_tries(Team* team, double* now, int runs) {
+    int tries = 0;
+    for (int i = 0; i < runs; i++) {
+        team_start(team, *now);
+        tries += team->size == team->num_threads;
+        run_waiting(team, now, 1, team->size == team->num_threads ? 0.010 * (team->size - 1) : 0);
+    }
+    return tries;
 }
 
 static void test_size(Tests* t, Team* team) {
-    int busy = run_waiting(team, 6, 0.001), lagging = run_waiting(team, 3, 0.018), alone = run_waiting(team, 3, 0.009);
+    double now = 1000;
+    int busy = run_waiting(team, &now, 6, 0.001), lagging = run_waiting(team, &now, 4, 0.018),
+        alone = run_waiting(team, &now, 4, 0.009);
     test_check(t, busy == 3 && lagging == 2 && alone == 1,
                "3 threads stay 3 while they wait for a little, are 2 when two wait for a third, 1 when one waits for "
                "the other (%d, %d, %d)",
                busy, lagging, alone);
     double part = team->members[0].part;
-    int again = run_waiting(team, 100, 0);
-    test_check(t, again == 3 && part == 1, "one alone takes all of the work (%.2f); a second later %d try again", part,
-               again);
+    run_waiting(team, &now, 3, 0.018);
+    int again = run_waiting(team, &now, 40, 0);
+    test_check(t, again == 3 && part == 1, "one alone takes all of the work (%.2f); 0.4 seconds later %d try again",
+               part, again);
+    run_waiting(team, &now, 3, 0.020);
+    int reduced = run_waiting(team, &now, 1, 0);
+    now += 0.1;
+    int after_pause = run_waiting(team, &now, 1, 0);
+    test_check(t, reduced == 2 && after_pause == 3,
+               "a thread that was interrupted once (%d go on) takes part in the first run after a pause of 0.1 "
+               "seconds (%d)",
+               reduced, after_pause);
+    run_waiting(team, &now, 6, 0);
+    int tries = count_tries(team, &now, 1000);
+    test_check(t, tries >= 15 && tries <= 40,
+               "a thread whose processor is always taken is tried in %d of 1000 runs of 10 ms, ever more rarely",
+               tries);
 }
 
 void test_threads(Tests* t) {
