@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "print.h"
+#include "processors.h"
 
 const char* const stop_names[] = {"none", "length", "eot", "context", "interrupted"};
 
@@ -149,7 +150,9 @@ void report_before(const Generation* g) {
     fprintf(stderr, "\n  device: %s\n", g->device);
     fprintf(stderr, "  threads: %d", g->threads);
 #ifdef _OPENMP
-    if (g->threads < g->options->threads) fprintf(stderr, " (as many as there are processors)");
+    if (g->threads < g->options->threads) {
+        fputs(g->threads < cpu_processors() ? " (OMP_THREAD_LIMIT)" : " (as many as there are processors)", stderr);
+    }
 #else
     fprintf(stderr, " (built without OpenMP)");
 #endif

@@ -1499,6 +1499,36 @@ static void check_small_memory(Tests* t) {
     reference_model_free(&model);
 }
 
+// The bandwidth in --list-devices, from what drivers say of cards with each kind of memory, is that of the data sheets.
+static void check_bandwidths(Tests* t) {
+    static const struct {
+        const char *arch, *card;
+        int clock_khz, bus_bits;
+        double published; // GB/s
+    } cards[] = {
+        {"gfx90a:sramecc+:xnack-", "MI250X, one of two chips", 1600000, 4096, 1638},
+        {"gfx942:sramecc+:xnack-", "MI300X", 1300000, 8192, 5300},
+        {"gfx1030", "RX 6900 XT", 1000000, 256, 512},
+        {"gfx1100", "RX 7900 XTX", 1249000, 384, 960},
+        {"gfx1151", "Radeon 8060S", 1000000, 256, 256},
+        {"gfx1201", "RX 9070 XT", 1258000, 256, 640},
+        {"sm_90", "H100 SXM", 2619000, 5120, 3350},
+        {"gfx1100", "a card whose driver does not know", 0, 0, 0},
+    };
+    hip_host::State& s = hip_host::state();
+    for (const auto& card : cards) {
+        GpuInfo info;
+        Error error;
+        s.arch = card.arch, s.memory_clock_khz = card.clock_khz, s.memory_bus_bits = card.bus_bits;
+        bool ok = gpt2_hip_info(&info, 0, &error);
+        double bandwidth = ok ? 1e-9 * info.bandwidth : -1;
+        test_check(t, ok && fabs(bandwidth - card.published) <= 0.01 * card.published,
+                   "%s, %d MHz, %d bits: %.0f GB/s, published %.0f", card.card, card.clock_khz / 1000, card.bus_bits,
+                   bandwidth, card.published);
+    }
+    s.arch = NULL, s.memory_clock_khz = s.memory_bus_bits = 0;
+}
+
 void test_hip(Tests* t) {
     if (hip_host::machine_code() != nullptr) {
         test_section(("GPU, machine code of " + hip_host::machine_code()->chip()).c_str());
@@ -1524,6 +1554,7 @@ void test_hip(Tests* t) {
     test_section("GPU, what can go wrong");
     check_errors(t);
     check_small_memory(t);
+    check_bandwidths(t);
 }
 #else
 void test_hip(Tests* t) {

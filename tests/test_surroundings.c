@@ -581,12 +581,17 @@ static void test_bound_threads(const Limits* l) {
     const char* const args[] = {"-m", "toy.bin", "-p", "a", "-n", "5", "-t", "64", NULL};
     Outcome free = run_set(l, (Setting){0}, args);
     Outcome bound = run_set(l, (Setting){.set = {"OMP_PROC_BIND=true"}}, args);
+    Outcome limited = run_set(l, (Setting){.set = {"OMP_THREAD_LIMIT=1"}}, args);
     const char *free_threads = strstr(free.err, "threads: "), *bound_threads = strstr(bound.err, "threads: ");
     test_check(l->t,
                bound.status == 0 && free_threads != NULL && bound_threads != NULL &&
                    atoi(free_threads + 9) == atoi(bound_threads + 9) && free.hash == bound.hash,
                "threads that OpenMP binds are as many as free ones: %d, %d; the text is the same",
                bound_threads != NULL ? atoi(bound_threads + 9) : 0, free_threads != NULL ? atoi(free_threads + 9) : 0);
+    bool are_many = free_threads != NULL && atoi(free_threads + 9) > 1;
+    const char* expected = are_many ? "threads: 1 (OMP_THREAD_LIMIT)" : "threads: 1";
+    test_check(l->t, limited.status == 0 && strstr(limited.err, expected) != NULL && limited.hash == free.hash,
+               "with OMP_THREAD_LIMIT=1 there is one thread, and the report says why; the text is the same");
 }
 
 void test_surroundings(Tests* t) {

@@ -179,6 +179,8 @@ struct State {
     bool reverse = false; // run the threads of a block from the last to the first
     int num_devices = (int)from_environment("HIP_HOST_DEVICES", 1); // 0: hipGetDeviceCount gives hipErrorNoDevice
     int compute_units = COMPUTE_UNITS;                              // as the device says: at most COMPUTE_UNITS
+    const char* arch = nullptr;                                     // of the device; without one: its wave size
+    int memory_clock_khz = 0, memory_bus_bits = 0;                  // as the device says; 0: it does not know
     bool has_code = true;                                           // false: every launch gives hipErrorNoBinaryForGpu
     size_t memory = 1u << 30;                                       // of the device, bytes
     size_t memory_used = 0, memory_peak = 0;
@@ -796,19 +798,21 @@ inline hipError_t hipSetDevice(int device) {
 inline hipError_t hipGetDeviceProperties(hipDeviceProp_t* properties, int) {
     *properties = hipDeviceProp_t();
     snprintf(properties->name, sizeof properties->name, "host harness");
-    if (hip_host::machine_code() != nullptr) {
-        snprintf(properties->gcnArchName, sizeof properties->gcnArchName, "%s",
-                 hip_host::machine_code()->chip().c_str());
-    } else {
-        snprintf(properties->gcnArchName, sizeof properties->gcnArchName, "wave%d", hip_host::state().wave_size);
-    }
-    properties->totalGlobalMem = hip_host::state().memory;
-    properties->warpSize = hip_host::state().wave_size;
-    properties->multiProcessorCount = hip_host::state().compute_units;
+    const hip_host::State& s = hip_host::state();
+    std::string arch = "wave" + std::to_string(s.wave_size);
+    if (hip_host::machine_code() != nullptr) arch = hip_host::machine_code()->chip();
+    if (s.arch != nullptr) arch = s.arch;
+    snprintf(properties->gcnArchName, sizeof properties->gcnArchName, "%s", arch.c_str());
+    properties->totalGlobalMem = s.memory;
+    properties->warpSize = s.wave_size;
+    properties->multiProcessorCount = s.compute_units;
     return hip_host::call();
 }
 inline hipError_t hipDeviceGetAttribute(int* value, hipDeviceAttribute_t attribute, int) {
+    const hip_host::State& s = hip_host::state();
     *value = attribute == hipDeviceAttributeCooperativeLaunch;
+    if (attribute == hipDeviceAttributeMemoryClockRate) *value = s.memory_clock_khz;
+    if (attribute == hipDeviceAttributeMemoryBusWidth) *value = s.memory_bus_bits;
     return hip_host::call();
 }
 inline hipError_t hipMemGetInfo(size_t* free_bytes, size_t* total) {
