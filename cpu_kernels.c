@@ -279,28 +279,30 @@ static void pack_row(void* out, const float* in, DType dtype, size_t C) {
 // ---------------------------------------------------------------------------------------------------------------------
 // dot products with f32, bf16 and f16 weights
 
-// n floats rounded to binary16.
+// VL floats rounded to binary16, by one instruction where there is one.
+#if defined(__AVX512F__) || (defined(__AVX2__) && defined(__F16C__)) || defined(__aarch64__)
+enum { F16_BY_VECTORS = 1 };
+#else
+enum { F16_BY_VECTORS = 0 };
+#endif
+INLINE void f16_store(uint16_t* out, vf x) {
 #if defined(__AVX512F__)
-static void f16_narrow(uint16_t* out, const float* in, size_t n) {
-    for (size_t i = 0; i < n; i += VL) {
-        __mmask16 lanes = (__mmask16)(n - i < VL ? (1u << (n - i)) - 1 : 0xffff);
-        __m512 x = _mm512_maskz_loadu_ps(lanes, in + i);
-        _mm256_mask_storeu_epi16(out + i, lanes, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    }
-}
+    _mm256_storeu_si256((__m256i*)out, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #elif defined(__AVX2__) && defined(__F16C__)
+    _mm_storeu_si128((__m128i*)out, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__aarch64__)
+    vst1_u16(out, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)x)));
+#else
+    row_from_f32(out, NULL, (const float*)&x, DTYPE_F16, VL);
+#endif
+}
+
+// n floats rounded to binary16.
 static void f16_narrow(uint16_t* out, const float* in, size_t n) {
     size_t i = 0;
-    for (; i + VL <= n; i += VL) {
-        _mm_storeu_si128((__m128i*)(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
-    }
+    for (; F16_BY_VECTORS && i + VL <= n; i += VL) f16_store(out + i, vf_load(in + i));
     row_from_f32(out + i, NULL, in + i, DTYPE_F16, n - i);
 }
-#else
-static void f16_narrow(uint16_t* out, const float* in, size_t n) {
-    row_from_f32(out, NULL, in, DTYPE_F16, n);
-}
-#endif
 
 // VL bf16 numbers are the upper halves of as many floats. (gcc 12 makes six instructions of __builtin_convertvector.)
 INLINE vf bf16_widen(const void* p) {
@@ -592,24 +594,61 @@ static void layernorm(float* out, const float* in, const float* weight, const fl
 // ---------------------------------------------------------------------------------------------------------------------
 // attention
 
-static void cache_store(const HeadCache* cache, const float* key, const float* value, size_t hs, size_t position) {
-    size_t column = position / KEY_BLOCK * hs * KEY_BLOCK + position % KEY_BLOCK, row = position * padded_head_size(hs);
-    size_t padding = padded_head_size(hs) - hs;
-    if (cache->dtype == DTYPE_F32) {
-        float *keys = (float*)cache->keys + column, *values = (float*)cache->values + row;
-        for (size_t d = 0; d < hs; d++) keys[d * KEY_BLOCK] = key[d];
-        memcpy(values, value, hs * sizeof *values);
-        memset(values + hs, 0, padding * sizeof *values);
-        return;
+// Where channel d of the key at some position is. The next position of its block follows, the next channel is KEY_BLOCK
+// further on.
+INLINE size_t key_index(size_t position, size_t d, size_t hs) {
+    return (position / KEY_BLOCK * hs + d) * KEY_BLOCK + position % KEY_BLOCK;
+}
+
+// A whole block of keys from position `first` on, rows `stride` floats apart: all channels that fill vectors are
+// transposed in registers. Returns how many; none where binary16 is made number by number, better a row at a time.
+static size_t store_key_block(const HeadCache* cache, const float* key, size_t stride, size_t hs, size_t first) {
+    size_t d = 0;
+    if (!F16_BY_VECTORS && cache->dtype == DTYPE_F16) return 0;
+    for (; d + VL <= hs; d += VL) {
+        UNROLL for (size_t k = 0; k < KEY_BLOCK; k += VL) {
+            vf rows[VL];
+            UNROLL for (size_t r = 0; r < VL; r++) rows[r] = vf_load(key + (k + r) * stride + d);
+            transpose(rows);
+            UNROLL for (size_t i = 0; i < VL; i++) {
+                size_t at = key_index(first + k, d + i, hs);
+                if (cache->dtype == DTYPE_F32) vf_store((float*)cache->keys + at, rows[i]);
+                else f16_store((uint16_t*)cache->keys + at, rows[i]);
+            }
+        }
     }
-    uint16_t *keys = (uint16_t*)cache->keys + column, *values = (uint16_t*)cache->values + row, half[64];
-    for (size_t d = 0; d < hs; d += 64) {
-        size_t n = hs - d < 64 ? hs - d : 64;
+    return d;
+}
+
+// One key, from channel d on.
+static void store_key(const HeadCache* cache, const float* key, size_t d, size_t hs, size_t position) {
+    uint16_t half[64];
+    for (; d < hs && cache->dtype == DTYPE_F32; d++) ((float*)cache->keys)[key_index(position, d, hs)] = key[d];
+    for (size_t n; d < hs; d += n) {
+        n = hs - d < 64 ? hs - d : 64;
         f16_narrow(half, key + d, n);
-        for (size_t i = 0; i < n; i++) keys[(d + i) * KEY_BLOCK] = half[i];
+        for (size_t i = 0; i < n; i++) ((uint16_t*)cache->keys)[key_index(position, d + i, hs)] = half[i];
     }
-    f16_narrow(values, value, hs);
-    memset(values + hs, 0, padding * sizeof *values);
+}
+
+static void store_value(const HeadCache* cache, const float* value, size_t hs, size_t position) {
+    size_t size = dtype_size(cache->dtype), row = padded_head_size(hs);
+    char* out = (char*)cache->values + position * row * size;
+    if (cache->dtype == DTYPE_F32) memcpy(out, value, hs * size);
+    else f16_narrow((uint16_t*)(void*)out, value, hs);
+    memset(out + hs * size, 0, (row - hs) * size);
+}
+
+static void cache_store(const HeadCache* cache, const float* key, const float* value, size_t stride, size_t hs,
+                        size_t first, size_t n) {
+    size_t rest = 0; // channels of the block at hand that are not stored yet begin here
+    for (size_t i = 0; i < n; i++) {
+        if ((first + i) % KEY_BLOCK == 0) {
+            rest = n - i < KEY_BLOCK ? 0 : store_key_block(cache, key + i * stride, stride, hs, first + i);
+        }
+        store_key(cache, key + i * stride, rest, hs, first + i);
+        store_value(cache, value + i * stride, hs, first + i);
+    }
 }
 
 enum { KEYS_AHEAD = 16 * 1024, VALUES_AHEAD = 4096 }; // bytes (dev/CPU.md)

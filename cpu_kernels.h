@@ -58,8 +58,10 @@ typedef struct {
     // out (C) = (in - mean(in)) / sqrt(var(in) + 1e-5) * weight + bias, all (C). LayerNorm, Ba et al. 2016.
     void (*layernorm)(float* out, const float* in, const float* weight, const float* bias, size_t C);
 
-    // Writes the key and the value (hs) of one position into a head's cache, rounded to the cache's dtype.
-    void (*cache_store)(const HeadCache* cache, const float* key, const float* value, size_t hs, size_t position);
+    // Writes the keys and the values of n positions from `first` on into a head's cache, rounded to the cache's dtype.
+    // key and value: rows of hs floats, `stride` floats apart.
+    void (*cache_store)(const HeadCache* cache, const float* key, const float* value, size_t stride, size_t hs,
+                        size_t first, size_t n);
 
     // Causal attention of one head for Q queries at positions first .. first + Q - 1, Q <= ATTENTION_MAX_QUERIES:
     //   out = softmax(q · kᵀ / sqrt(hs)) · v, over keys 0 .. own position.

@@ -365,10 +365,7 @@ static void attend(const Stage* s, int layer) {
     size_t tiles = (T + ATTENTION_MAX_QUERIES - 1) / ATTENTION_MAX_QUERIES, whole = heads / threads * threads;
     for (size_t i = thread; i < heads; i += threads) {
         HeadView head = head_view(s, layer, i);
-        for (size_t t = 0; t < T; t++) {
-            const float* row = head.qkv + t * 3 * C;
-            d->kernels->cache_store(&head.cache, row + C, row + 2 * C, hs, (size_t)s->position + t);
-        }
+        d->kernels->cache_store(&head.cache, head.qkv + C, head.qkv + 2 * C, 3 * C, hs, (size_t)s->position, T);
     }
     if (tiles > 1) stage_barrier(s);
     for (size_t i = thread; i < whole; i += threads) {
