@@ -355,18 +355,24 @@ static void attend_tile(const Stage* s, int layer, size_t i, size_t tile) {
                           d->scores + (size_t)s->thread * d->scores_floats);
 }
 
-// Keys and values of the new tokens go to the caches, then every head looks back over its cache. Heads are dealt out
-// to the threads; the last ones, when they are not enough for all, tile by tile. With one tile a thread attends to the
-// heads whose keys it has stored itself.
-static void attend(const Stage* s, int layer) {
+// Keys and values of the new tokens go to the caches: thread i stores those of heads i, i + num_threads, ...
+static void store_keys_and_values(const Stage* s, int layer) {
     const Device* d = s->d;
     size_t C = (size_t)d->model->config.channels, NH = (size_t)d->model->config.num_heads, hs = C / NH;
-    size_t T = (size_t)s->T, heads = (size_t)s->B * NH, thread = (size_t)s->thread, threads = (size_t)s->num_threads;
-    size_t tiles = (T + ATTENTION_MAX_QUERIES - 1) / ATTENTION_MAX_QUERIES, whole = heads / threads * threads;
-    for (size_t i = thread; i < heads; i += threads) {
+    size_t heads = (size_t)s->B * NH;
+    for (size_t i = (size_t)s->thread; i < heads; i += (size_t)s->num_threads) {
         HeadView head = head_view(s, layer, i);
-        d->kernels->cache_store(&head.cache, head.qkv + C, head.qkv + 2 * C, 3 * C, hs, (size_t)s->position, T);
+        d->kernels->cache_store(&head.cache, head.qkv + C, head.qkv + 2 * C, 3 * C, hs, (size_t)s->position,
+                                (size_t)s->T);
     }
+}
+
+// Every head looks back over its cache. Heads are dealt out to the threads; the last ones, when they are not enough for
+// all, tile by tile. With one tile a thread attends to the heads whose keys it has stored itself.
+static void attend(const Stage* s, int layer) {
+    size_t T = (size_t)s->T, heads = (size_t)s->B * (size_t)s->d->model->config.num_heads;
+    size_t thread = (size_t)s->thread, threads = (size_t)s->num_threads;
+    size_t tiles = (T + ATTENTION_MAX_QUERIES - 1) / ATTENTION_MAX_QUERIES, whole = heads / threads * threads;
     if (tiles > 1) stage_barrier(s);
     for (size_t i = thread; i < whole; i += threads) {
         for (size_t tile = 0; tile < tiles; tile++) attend_tile(s, layer, i, tile);
@@ -377,6 +383,24 @@ static void attend(const Stage* s, int layer) {
     stage_barrier(s);
 }
 
+// The last `wanted` tokens of each sequence go on without the others: their rows of x, and of qkv the queries, move to
+// the front. Returns the view of them.
+static Stage go_on_with(const Stage* s, int wanted) {
+    const Device* d = s->d;
+    size_t C = (size_t)d->model->config.channels, T = (size_t)s->T, n = (size_t)wanted;
+    Stage last = *s;
+    last.T = wanted;
+    last.position = s->position + s->T - wanted;
+    stage_barrier(s); // all have stored their keys and values
+    for (size_t r = 0; s->thread == 0 && r < (size_t)s->B * n; r++) {
+        size_t from = r / n * T + T - n + r % n;
+        memmove(d->x + r * C, d->x + from * C, C * sizeof(float));
+        memmove(d->qkv + r * 3 * C, d->qkv + from * 3 * C, C * sizeof(float));
+    }
+    stage_barrier(s);
+    return last;
+}
+
 static Norm norm_of(const GPT2Model* m, ParameterId weight, ParameterId bias, int layer) {
     return (Norm){gpt2_vector(m, weight, layer), gpt2_vector(m, bias, layer)};
 }
@@ -384,24 +408,32 @@ static Norm norm_of(const GPT2Model* m, ParameterId weight, ParameterId bias, in
 // One transformer block (GPT-2's pre-norm form):
 //   x = x + attproj(attention(qkv(LayerNorm1(x))))
 //   x = x + fcproj(GELU(fc(LayerNorm2(x))))
-static void block_forward(const Stage* s, int layer) {
+// Only the last `wanted` tokens of each sequence come out of it; of the others it takes the keys and values. Returns
+// the view of those that do.
+static Stage block_forward(const Stage* s, int layer, int wanted) {
     Device* d = s->d;
     const GPT2Model* m = d->model;
-    size_t C = (size_t)m->config.channels, R = stage_rows(s);
+    size_t C = (size_t)m->config.channels;
     const Norm none = {NULL, NULL};
     Tensor qkvw = gpt2_tensor(m, QKVW, layer), attprojw = gpt2_tensor(m, ATTPROJW, layer);
     Tensor fcw = gpt2_tensor(m, FCW, layer), fcprojw = gpt2_tensor(m, FCPROJW, layer);
-    linear(s, d->qkv, d->x, norm_of(m, LN1W, LN1B, layer), &qkvw, gpt2_vector(m, QKVB, layer), R, C, 3 * C,
+    linear(s, d->qkv, d->x, norm_of(m, LN1W, LN1B, layer), &qkvw, gpt2_vector(m, QKVB, layer), stage_rows(s), C, 3 * C,
            EPILOGUE_STORE);
     operation_done(s, OPERATION_QKV, s->B, s->T);
-    attend(s, layer);
-    operation_done(s, OPERATION_ATTENTION, s->B, s->T);
-    linear(s, d->x, d->att, none, &attprojw, gpt2_vector(m, ATTPROJB, layer), R, C, C, EPILOGUE_ADD);
-    operation_done(s, OPERATION_ATTPROJ, s->B, s->T);
-    linear(s, d->fc, d->x, norm_of(m, LN2W, LN2B, layer), &fcw, gpt2_vector(m, FCB, layer), R, C, 4 * C, EPILOGUE_GELU);
-    operation_done(s, OPERATION_FC, s->B, s->T);
-    linear(s, d->x, d->fc, none, &fcprojw, gpt2_vector(m, FCPROJB, layer), R, 4 * C, C, EPILOGUE_ADD);
-    operation_done(s, OPERATION_FCPROJ, s->B, s->T);
+    store_keys_and_values(s, layer);
+    Stage last = wanted < s->T ? go_on_with(s, wanted) : *s;
+    if (wanted == 0) return last;
+    size_t R = stage_rows(&last);
+    attend(&last, layer);
+    operation_done(&last, OPERATION_ATTENTION, last.B, last.T);
+    linear(&last, d->x, d->att, none, &attprojw, gpt2_vector(m, ATTPROJB, layer), R, C, C, EPILOGUE_ADD);
+    operation_done(&last, OPERATION_ATTPROJ, last.B, last.T);
+    linear(&last, d->fc, d->x, norm_of(m, LN2W, LN2B, layer), &fcw, gpt2_vector(m, FCB, layer), R, C, 4 * C,
+           EPILOGUE_GELU);
+    operation_done(&last, OPERATION_FC, last.B, last.T);
+    linear(&last, d->x, d->fc, none, &fcprojw, gpt2_vector(m, FCPROJB, layer), R, 4 * C, C, EPILOGUE_ADD);
+    operation_done(&last, OPERATION_FCPROJ, last.B, last.T);
+    return last;
 }
 
 // logits (n, V) of rows [first, first + n) of x: LayerNorm, then the dot product with every token's embedding.
@@ -417,25 +449,30 @@ static void head_forward(const Stage* s, float* logits, size_t first, size_t n) 
 // the forward pass
 
 // One chunk through all layers. The last `wanted` of its T tokens get logits; sequence b's go to
-// logits + b * logits_stride.
+// logits + b * logits_stride. The last layer's attention and MLP work for those alone, unless someone asked for all of
+// the residual stream.
 static void chunk_forward(const Stage* s, float* logits, size_t logits_stride, int wanted) {
-    if (s->d->profile != NULL) profile_start(s->d->profile, s->thread);
+    const Device* d = s->d;
+    int L = d->model->config.num_layers;
+    Stage stage = *s;
+    if (d->profile != NULL) profile_start(d->profile, s->thread);
     embed(s);
     stage_barrier(s);
     operation_done(s, OPERATION_EMBED, s->B, s->T);
     keep_residual(s, 0);
-    for (int layer = 0; layer < s->d->model->config.num_layers; layer++) {
-        block_forward(s, layer);
-        keep_residual(s, layer + 1);
+    for (int layer = 0; layer < L; layer++) {
+        bool are_few = layer == L - 1 && d->residuals == NULL;
+        stage = block_forward(&stage, layer, are_few ? wanted : s->T);
+        keep_residual(&stage, layer + 1);
     }
     if (wanted == 0) return;
-    if (s->T == wanted && logits_stride == (size_t)wanted * (size_t)s->d->model->config.vocab_size) {
-        head_forward(s, logits, 0, stage_rows(s)); // all rows, one after the other: one product for all sequences
+    if (stage.T == wanted && logits_stride == (size_t)wanted * (size_t)d->model->config.vocab_size) {
+        head_forward(&stage, logits, 0, stage_rows(&stage)); // all rows, one after the other: one product for all
         return;
     }
     for (int b = 0; b < s->B; b++) {
-        size_t first = (size_t)b * (size_t)s->T + (size_t)(s->T - wanted);
-        head_forward(s, logits + (size_t)b * logits_stride, first, (size_t)wanted);
+        size_t first = (size_t)b * (size_t)stage.T + (size_t)(stage.T - wanted);
+        head_forward(&stage, logits + (size_t)b * logits_stride, first, (size_t)wanted);
     }
 }
 

@@ -183,8 +183,10 @@ static void bench_prefill(Bench* b, int unused, int T) {
     char name[48];
     snprintf(name, sizeof name, "prefill %d", T);
     Row row = {.name = name, .tokens = T, .per_second = T, .unit = "tokens/s"};
-    // multiply-adds per token: 12 C² per layer (3 qkv + 1 attproj + 4 fc + 4 fcproj); attention is not counted
-    row.operations = 2.0 * 12.0 * c->num_layers * c->channels * c->channels * T;
+    // multiply-adds per token: 12 C² per layer (3 qkv + 1 attproj + 4 fc + 4 fcproj), but 3 C² in the last one for all
+    // tokens without logits; attention is not counted
+    double square = (double)c->channels * c->channels;
+    row.operations = 2 * square * (12.0 * (c->num_layers - 1) * T + 3.0 * T + 9);
     if (o->peer != NULL) peer_choose_flags(o, row.peer_flags, T, 0, 0);
     for (int i = 0; i < o->repeats; i++) {
         warm_up(b, b->device, 0, T);

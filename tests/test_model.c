@@ -284,6 +284,27 @@ static void test_invariance(Tests* t, DType dtype) {
     }
     test_check(t, different == 0, "%s: two prompts side by side give the bits of each alone (%d differ)",
                dtype_names[dtype], different);
+
+    // three prompts of 100 tokens, in chunks of 50: logits of all positions, and of the last n alone
+    enum { LONG = 100 };
+    static int prompts[B * LONG];
+    static float all[B * LONG * V], last[B * LONG * V];
+    const int wanted[] = {1, 2, 49, 50, 60, 99};
+    for (int i = 0; i < B * LONG; i++) prompts[i] = (i * 53 + 11) % V;
+    run = (TokenRun){.tokens = prompts, .slots = slots, .B = B, .T = LONG, .position = 0};
+    if (!gpt2_cpu.forward(device, &run, LONG, all, &error)) must(NULL, &error);
+    different = 0;
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        size_t n = (size_t)wanted[i];
+        fill_nan(last, sizeof last / sizeof *last);
+        if (!gpt2_cpu.forward(device, &run, wanted[i], last, &error)) must(NULL, &error);
+        for (size_t b = 0; b < B; b++) {
+            different += memcmp(last + b * n * V, all + ((b + 1) * LONG - n) * V, n * V * sizeof *last) != 0;
+        }
+    }
+    test_check(t, different == 0,
+               "%s: the logits of the last 1 to 99 positions have the bits of all positions' (%d differ)",
+               dtype_names[dtype], different);
     gpt2_cpu.close(device);
     reference_model_free(&model);
 }
