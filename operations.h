@@ -61,7 +61,8 @@ bool is_bound_by_memory(Operation operation, const OperationCost* cost, const Ro
 // Seconds that the machine needs at least: for the bytes or for the arithmetic, whichever takes longer.
 double operation_roof(Operation operation, const OperationCost* cost, const Roof* roof);
 
-// The same for a whole pass, with logits for the last token only. Ignores launches, barriers and cache misses.
+// The same for a whole pass, with logits for the last token only. All tokens pass through all layers here; the CPU
+// spares those without logits most of the last one. Ignores launches, barriers and cache misses.
 double pass_roof(const GPT2Config* config, DType dtype, CallShape shape, const Roof* roof);
 
 // The shape that an operation has in such a pass.
