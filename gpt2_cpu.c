@@ -409,7 +409,7 @@ static Norm norm_of(const GPT2Model* m, ParameterId weight, ParameterId bias, in
 //   x = x + attproj(attention(qkv(LayerNorm1(x))))
 //   x = x + fcproj(GELU(fc(LayerNorm2(x))))
 // Only the last `wanted` tokens of each sequence come out of it; of the others it takes the keys and values. Returns
-// the view of those that do.
+// the view of those that do, if any.
 static Stage block_forward(const Stage* s, int layer, int wanted) {
     Device* d = s->d;
     const GPT2Model* m = d->model;
@@ -421,8 +421,8 @@ static Stage block_forward(const Stage* s, int layer, int wanted) {
            EPILOGUE_STORE);
     operation_done(s, OPERATION_QKV, s->B, s->T);
     store_keys_and_values(s, layer);
+    if (wanted == 0) return *s;
     Stage last = wanted < s->T ? go_on_with(s, wanted) : *s;
-    if (wanted == 0) return last;
     size_t R = stage_rows(&last);
     attend(&last, layer);
     operation_done(&last, OPERATION_ATTENTION, last.B, last.T);
@@ -494,8 +494,9 @@ static bool cpu_forward(Device* d, const TokenRun* run, int num_logits, float* l
                        .B = run->B,
                        .T = T,
                        .position = run->position + t};
-        team_start(&d->team, seconds_now());
-        if (seconds_now() - d->ended > 0.001) part_threads(d->team.size); // they may have slept
+        double now = seconds_now();
+        team_start(&d->team, now);
+        if (now - d->ended > 0.001) part_threads(d->team.size); // they may have slept
         double start = seconds_now();
 #pragma omp parallel num_threads(d->team.size) firstprivate(stage)
         {

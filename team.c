@@ -107,10 +107,6 @@ static void adapt_parts(Team* team, double seconds) {
 // ---------------------------------------------------------------------------------------------------------------------
 // size
 
-// A thread that has lost its processor to another process keeps all others waiting, for milliseconds each time. While
-// one of n threads lags behind, the others wait for a share w of the time; without it they would take
-// (1 - w) n / (n - 1) of the time, less as soon as w > 1 / n, and then one is let go. From time to time all try again,
-// ever more rarely as long as it is in vain.
 void team_start(Team* team, double now) {
     if (team->size == team->num_threads || now - team->reduced < team->patience) return;
     team->size = team->num_threads;
@@ -119,6 +115,10 @@ void team_start(Team* team, double now) {
     part_equally(team);
 }
 
+// A thread that has lost its processor to another process keeps all others waiting, for milliseconds each time. While
+// one of n threads lags behind, the others wait for a share w of the time; without it they would take
+// (1 - w) n / (n - 1) of the time, less as soon as w > 1 / n, and then one is let go. From time to time all try again,
+// ever more rarely as long as it is in vain.
 static void adapt_size(Team* team, double seconds, double now) {
     const double window = 0.025;
     team->seconds += seconds;
