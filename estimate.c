@@ -61,9 +61,9 @@ static bool estimate_open(Estimate* e, Error* error) {
 }
 
 static Phase estimate_phase(const Estimate* e, const char* name, CallShape shape, const Roof* rates,
-                            ProfileRow rows[NUM_OPERATIONS]) {
-    estimate_rows(rows, &e->g->model.config, e->dtype, shape, rates);
-    Phase phase = {.name = name, .tokens = shape.T, .rows = rows, .num_rows = NUM_OPERATIONS};
+                            ProfileRow rows[MAX_PASS_PARTS]) {
+    Phase phase = {.name = name, .tokens = shape.T, .rows = rows};
+    phase.num_rows = estimate_rows(rows, &e->g->model.config, e->dtype, shape, rates);
     phase.wall = phase_operations(&phase);
     return phase;
 }
@@ -133,7 +133,7 @@ bool estimate_run(const Generation* g, TextOutput* out, Error* error) {
     Estimate e = {.g = g};
     Page page;
     if (!estimate_open(&e, error) || !page_open(&page, error)) return false;
-    ProfileRow rows[2][NUM_OPERATIONS];
+    ProfileRow rows[2][MAX_PASS_PARTS];
     const Phase phases[2] = {estimate_phase(&e, "prefill", e.prefill, &e.rates, rows[0]),
                              estimate_phase(&e, "decode", e.decode, &e.rates, rows[1])};
     if (g->options->json) print_json(page.out, &e, phases);

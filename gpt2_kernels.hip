@@ -447,7 +447,8 @@ enum OutputKind {
 // HEAD_ALIGN, so that it is made of whole packs in every format.
 struct Heads {
     int C, NH, hs, head_stride, maxT;
-    int T; // tokens of this chunk per sequence; row m is token m % T of sequence m / T
+    int T;     // tokens of this chunk per sequence; row m is token m % T of sequence m / T
+    int first; // in the attention of a long run: tokens of the chunk that come before these T and have no query
 };
 
 struct Output {
@@ -1013,6 +1014,7 @@ template <int CACHE> __device__ static __forceinline__ void widen_pack(float* ou
 // `slice` on.
 struct QueryBlock {
     int b, first_query, head, slice;
+    int position; // of the first of them
     int num_keys; // that any of them sees
     size_t cache; // the head's first element in the caches
 };
@@ -1022,7 +1024,8 @@ __device__ static __forceinline__ QueryBlock query_block(Heads heads, const int*
     int blocks = (heads.T + QUERIES - 1) / QUERIES; // per sequence
     q.b = (int)blockIdx.x / blocks, q.first_query = (int)blockIdx.x % blocks * QUERIES;
     q.head = (int)blockIdx.y, q.slice = (int)blockIdx.z * HEAD_SLICE;
-    q.num_keys = step[0] + min(q.first_query + (int)QUERIES, heads.T);
+    q.position = step[0] + heads.first + q.first_query;
+    q.num_keys = step[0] + heads.first + min(q.first_query + (int)QUERIES, heads.T);
     q.cache = cache_offset(heads, step[1 + q.b], q.head);
     return q;
 }
@@ -1095,7 +1098,7 @@ __global__ void __launch_bounds__(THREADS)
         float weight[QUERIES_PER_GROUP];
 #pragma unroll
         for (int j = 0; j < QUERIES_PER_GROUP; j++) {
-            bool is_seen = tile + lane <= step[0] + block.first_query + my_queries + j && tile + lane < block.num_keys;
+            bool is_seen = tile + lane <= block.position + my_queries + j && tile + lane < block.num_keys;
             weight[j] = softmax_scores(&softmax[j], is_seen ? score[j] * score_scale : -INFINITY);
         }
         for (int k = 0; k < KEYS; k++) {
@@ -1342,7 +1345,8 @@ __global__ void __launch_bounds__((CacheStream<Shape, HEAD>::THREADS_OF_BLOCK))
     size_t cache = cache_offset(heads, step[1 + b], head) / CHUNK, q_row = (size_t)(heads.NH * heads.head_stride);
     typename Attention::Stream stream;
     stream.keys = (const uint4*)keys + cache, stream.values = (const uint4*)values + cache;
-    stream.num_keys = step[0] + first_query + queries, stream.packs = heads.head_stride / CHUNK;
+    int position = step[0] + heads.first + first_query; // of the first query
+    stream.num_keys = position + queries, stream.packs = heads.head_stride / CHUNK;
     stream.fetch(0);
     Attention::bring_queries(query_tile, q, (size_t)first_row * q_row + (size_t)(head * heads.head_stride), q_row,
                              queries, stream.packs);
@@ -1354,8 +1358,7 @@ __global__ void __launch_bounds__((CacheStream<Shape, HEAD>::THREADS_OF_BLOCK))
         typename Attention::Sums score[Attention::KEY_FRAGMENTS];
         attention.multiply_keys(score, key_tile, query_tile);
         uint4* weights = weight_tiles[attention.wave];
-        attention.weigh((uint16_t*)(void*)weights, score, tile, step[0] + first_query + attention.wave * FRAGMENT,
-                        score_scale);
+        attention.weigh((uint16_t*)(void*)weights, score, tile, position + attention.wave * FRAGMENT, score_scale);
         __syncthreads(); // the weights are there
         attention.add_values(value_tile, weights);
     }
@@ -3318,14 +3321,19 @@ static const char* hip_describe(const Device* d) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Host: looking inside
 
-// For the profile: the operation on B * T rows that has just been enqueued ends here.
-static bool mark(const Device* d, int operation, int B, int T, Error* error) {
+// For the profile: the operation that has just been enqueued ends here. It was for T tokens of each of B sequences,
+// `first` tokens after the chunk's beginning.
+static bool mark_from(const Device* d, int operation, int B, int T, int first, Error* error) {
     Timeline* timeline = d->timeline;
     if (timeline == NULL) return true;
     Mark* m = &timeline->marks[timeline->num_marks++];
     m->operation = operation;
-    m->shape.B = B, m->shape.T = T, m->shape.position = d->host_step[0];
+    m->shape.B = B, m->shape.T = T, m->shape.position = d->host_step[0] + first;
     return hip_ok(hipEventRecord(m->event, d->stream), "taking the time", error);
+}
+
+static bool mark(const Device* d, int operation, int B, int T, Error* error) {
+    return mark_from(d, operation, B, T, 0, error);
 }
 
 // After the stream has been waited for: records how long the marked operations took, and forgets them.
@@ -3481,34 +3489,36 @@ static bool normalise(const Device* d, Activation out, ParameterId weight, Param
 }
 
 template <class Shape, int HEAD>
-static void launch_matrix_attention(const Device* d, Heads heads, const void* keys, const void* values, int B,
-                                    float score_scale) {
+static void launch_matrix_attention(const Device* d, Heads heads, const float* q, const void* keys, const void* values,
+                                    int B, float score_scale) {
     int queries = ATTENTION_WAVES * FRAGMENT;
     dim3 blocks((unsigned)(B * ((heads.T + queries - 1) / queries)), (unsigned)heads.NH);
     dim3 threads((unsigned)(ATTENTION_WAVES * d->matrix_lanes));
-    hipLaunchKernelGGL((matrix_attention<Shape, HEAD>), blocks, threads, 0, d->stream, activations(d).att, d->q, keys,
+    hipLaunchKernelGGL((matrix_attention<Shape, HEAD>), blocks, threads, 0, d->stream, activations(d).att, q, keys,
                        values, d->step, heads, d->stride, score_scale);
 }
 
 template <int CACHE>
-static void launch_attention(const Device* d, Heads heads, const void* keys, const void* values, int B) {
+static void launch_attention(const Device* d, Heads heads, const float* q, const void* keys, const void* values,
+                             int B) {
     unsigned slices = (unsigned)((heads.hs + HEAD_SLICE - 1) / HEAD_SLICE), NH = (unsigned)heads.NH;
     dim3 threads(THREADS), tiles((unsigned)(B * ((heads.T + QUERIES - 1) / QUERIES)), NH, slices);
     float score_scale = 1.0f / sqrtf((float)heads.hs);
     if (d->matrix_lanes > 0 && heads.hs <= 64) {
-        launch_matrix_attention<NativeShape, 64>(d, heads, keys, values, B, score_scale);
+        launch_matrix_attention<NativeShape, 64>(d, heads, q, keys, values, B, score_scale);
     } else if (d->matrix_lanes > 0 && heads.hs <= 128) {
-        launch_matrix_attention<NativeShape, 128>(d, heads, keys, values, B, score_scale);
+        launch_matrix_attention<NativeShape, 128>(d, heads, q, keys, values, B, score_scale);
     } else {
-        hipLaunchKernelGGL((prefill_attention<CACHE>), tiles, threads, 0, d->stream, activations(d).att, d->q, keys,
+        hipLaunchKernelGGL((prefill_attention<CACHE>), tiles, threads, 0, d->stream, activations(d).att, q, keys,
                            values, d->step, heads, d->stride, score_scale);
     }
 }
 
-// att (rows, C) from q and this layer's cache.
-static bool attend(const Device* d, Heads heads, const void* keys, const void* values, int B, Error* error) {
-    if (cache_format(d->options.dtype) == DTYPE_F32) launch_attention<DTYPE_F32>(d, heads, keys, values, B);
-    else launch_attention<DTYPE_F16>(d, heads, keys, values, B);
+// att (rows, C) from q (rows, NH, head_stride) and this layer's cache, rows being those of heads.T tokens of B sequences.
+static bool attend(const Device* d, Heads heads, const float* q, const void* keys, const void* values, int B,
+                   Error* error) {
+    if (cache_format(d->options.dtype) == DTYPE_F32) launch_attention<DTYPE_F32>(d, heads, q, keys, values, B);
+    else launch_attention<DTYPE_F16>(d, heads, q, keys, values, B);
     return launched("starting attention", error);
 }
 
@@ -3520,27 +3530,43 @@ static Output plain_output(OutputKind kind, float* out, int stride) {
     return output;
 }
 
-// One transformer block for a long run: x += attproj(attention(ln1(x))), x += fcproj(GELU(fc(ln2(x)))).
-static bool enqueue_prefill_layer(const Device* d, int layer, int B, int T, Error* error) {
-    int C = d->heads.C, rows = B * T;
+// The rest of a block behind its queries, keys and values: x += attproj(attention(q)), x += fcproj(GELU(fc(ln2(x)))), for
+// the tokens from `first` of the chunk on.
+static bool enqueue_rest_of_layer(const Device* d, int layer, const Output& qkv, int B, int T, int first,
+                                  Error* error) {
+    int C = d->heads.C, count = T - first, rows = B * count;
     Activations a = activations(d);
-    Output qkv = plain_output(OUTPUT_QKV, d->q, 0), hidden = plain_output(OUTPUT_GELU, d->hidden, d->hidden_stride);
-    Output residual = plain_output(OUTPUT_ADD, d->x, d->stride);
+    Heads heads = qkv.heads;
+    heads.T = count, heads.first = first;
+    const float* q = d->q + (size_t)first * (size_t)heads.NH * (size_t)heads.head_stride;
+    Output residual = plain_output(OUTPUT_ADD, d->x + (size_t)first * (size_t)d->stride, d->stride);
+    Output hidden = plain_output(OUTPUT_GELU, d->hidden, d->hidden_stride);
+    hidden.hidden = a.hidden;
+    return attend(d, heads, q, qkv.keys, qkv.values, B, error) &&
+           mark_from(d, OPERATION_ATTENTION, B, count, first, error) &&
+           matmul(d, residual, a.att, ATTPROJW, layer_vector(d, ATTPROJB, layer), layer, rows, C, error) &&
+           mark(d, OPERATION_ATTPROJ, B, count, error) &&
+           normalise(d, a.normed, LN2W, LN2B, layer, rows, count, T, first, error) &&
+           matmul(d, hidden, a.normed, FCW, layer_vector(d, FCB, layer), layer, rows, 4 * C, error) &&
+           mark(d, OPERATION_FC, B, count, error) &&
+           matmul(d, residual, a.hidden, FCPROJW, layer_vector(d, FCPROJB, layer), layer, rows, C, error) &&
+           mark(d, OPERATION_FCPROJ, B, count, error);
+}
+
+// One transformer block for a long run, for `wanted` tokens at its end: of those before them it takes keys and values.
+// Of several sequences all tokens are wanted.
+static bool enqueue_prefill_layer(const Device* d, int layer, int B, int T, int wanted, Error* error) {
+    int C = d->heads.C, rows = B * T;
+    Activation normed = activations(d).normed;
+    Output qkv = plain_output(OUTPUT_QKV, d->q, 0);
     qkv.keys = d->keys + (size_t)layer * cache_layer_bytes(d),
     qkv.values = d->values + (size_t)layer * cache_layer_bytes(d);
     qkv.step = d->step, qkv.heads = d->heads, qkv.heads.T = T;
-    hidden.hidden = a.hidden;
-    return normalise(d, a.normed, LN1W, LN1B, layer, rows, rows, rows, 0, error) &&
-           matmul(d, qkv, a.normed, QKVW, layer_vector(d, QKVB, layer), layer, rows, 3 * C, error) &&
-           mark(d, OPERATION_QKV, B, T, error) && attend(d, qkv.heads, qkv.keys, qkv.values, B, error) &&
-           mark(d, OPERATION_ATTENTION, B, T, error) &&
-           matmul(d, residual, a.att, ATTPROJW, layer_vector(d, ATTPROJB, layer), layer, rows, C, error) &&
-           mark(d, OPERATION_ATTPROJ, B, T, error) &&
-           normalise(d, a.normed, LN2W, LN2B, layer, rows, rows, rows, 0, error) &&
-           matmul(d, hidden, a.normed, FCW, layer_vector(d, FCB, layer), layer, rows, 4 * C, error) &&
-           mark(d, OPERATION_FC, B, T, error) &&
-           matmul(d, residual, a.hidden, FCPROJW, layer_vector(d, FCPROJB, layer), layer, rows, C, error) &&
-           mark(d, OPERATION_FCPROJ, B, T, error) && keep_residual(d, layer + 1, B, T, error);
+    return normalise(d, normed, LN1W, LN1B, layer, rows, rows, rows, 0, error) &&
+           matmul(d, qkv, normed, QKVW, layer_vector(d, QKVB, layer), layer, rows, 3 * C, error) &&
+           mark(d, OPERATION_QKV, B, T, error) &&
+           (wanted == 0 || enqueue_rest_of_layer(d, layer, qkv, B, T, T - wanted, error)) &&
+           keep_residual(d, layer + 1, B, T, error);
 }
 
 // What the stages know about a run of T tokens for each of rows / T sequences.
@@ -3647,8 +3673,10 @@ static bool enqueue_decode_layer(const Device* d, int layer, int B, int T, Error
            keep_residual(d, layer + 1, B, T, error);
 }
 
-// From the tokens in host_step to x (B * T, C) after the last layer.
-static bool enqueue_chunk(const Device* d, int B, int T, bool is_decode, Error* error) {
+// From the tokens in host_step to x (B * T, C) after the last layer. Of each sequence the last `wanted` tokens get
+// logits: of one that runs alone, the last layer's attention and MLP work for those, unless someone asked for all of the
+// residual stream.
+static bool enqueue_chunk(const Device* d, int B, int T, int wanted, bool is_decode, Error* error) {
     size_t rows = (size_t)B * (size_t)T, step = 1 + (size_t)d->options.max_batch + rows, C = (size_t)d->heads.C;
     if (!hip_ok(hipMemcpyAsync(d->step, d->host_step, step * sizeof(int), hipMemcpyHostToDevice, d->stream),
                 "uploading tokens", error))
@@ -3667,8 +3695,11 @@ static bool enqueue_chunk(const Device* d, int B, int T, bool is_decode, Error* 
     if (!mark(d, NO_OPERATION, B, T, error) || !embed_tokens(d, (int)rows, T, error) ||
         !mark(d, OPERATION_EMBED, B, T, error) || !keep_residual(d, 0, B, T, error))
         return false;
-    for (int l = 0; l < d->model->config.num_layers; l++) {
-        if (!(is_decode ? enqueue_decode_layer(d, l, B, T, error) : enqueue_prefill_layer(d, l, B, T, error)))
+    int L = d->model->config.num_layers;
+    for (int l = 0; l < L; l++) {
+        bool are_few = l == L - 1 && B == 1 && d->options.residuals == NULL;
+        if (!(is_decode ? enqueue_decode_layer(d, l, B, T, error)
+                        : enqueue_prefill_layer(d, l, B, T, are_few ? wanted : T, error)))
             return false;
     }
     return true;
@@ -3764,8 +3795,9 @@ static bool hip_forward(Device* d, const TokenRun* run, int num_logits, float* l
     bool is_decode = run->T <= DECODE_TOKENS;
     for (int start = 0, T; start < run->T; start += T) {
         T = chunk_tokens(d, run, start);
-        if (!stage_tokens(d, run, start, T, error) || !enqueue_chunk(d, run->B, T, is_decode, error)) return false;
-        int first = max(0, first_wanted - start), wanted = T - first;
+        int first = min(T, max(0, first_wanted - start)), wanted = T - first;
+        if (!stage_tokens(d, run, start, T, error) || !enqueue_chunk(d, run->B, T, wanted, is_decode, error))
+            return false;
         if (wanted == 1 && num_logits == 1) { // all sequences together, wte is read once
             HeadRows head = {1, T, first};
             if (!enqueue_head(d, run->B, head, NULL, error) || !fetch_logits(d, logits, run->B, error)) return false;
@@ -3821,7 +3853,7 @@ static void capture_step(Device* d) {
     hipGraph_t graph = NULL;
     int B = d->graph_B;
     if (hipStreamBeginCapture(d->stream, hipStreamCaptureModeThreadLocal) == hipSuccess) {
-        bool ok = enqueue_chunk(d, B, 1, true, &ignored) && enqueue_pick(d, B, 1, &ignored);
+        bool ok = enqueue_chunk(d, B, 1, 1, true, &ignored) && enqueue_pick(d, B, 1, &ignored);
         ok &= hipStreamEndCapture(d->stream, &graph) == hipSuccess && graph != NULL;
         if (!ok || hipGraphInstantiate(&d->graph, graph, NULL, NULL, 0) != hipSuccess) d->graph = NULL;
         if (graph != NULL) (void)hipGraphDestroy(graph);
@@ -3891,7 +3923,7 @@ static bool enqueue_step(Device* d, int B, Error* error) {
     if (!is_known && d->graph != NULL) (void)hipGraphExecDestroy(d->graph);
     if (!is_known) d->graph = NULL, d->graph_B = B;
     if (is_known && d->graph == NULL && !d->has_no_graphs && d->route != ROUTE_LAUNCHES) capture_step(d);
-    if (d->graph == NULL) return enqueue_chunk(d, B, 1, true, error) && enqueue_pick(d, B, 1, error);
+    if (d->graph == NULL) return enqueue_chunk(d, B, 1, 1, true, error) && enqueue_pick(d, B, 1, error);
     return hip_ok(hipGraphLaunch(d->graph, d->stream), "starting a captured step", error);
 }
 
@@ -3942,7 +3974,7 @@ static bool hip_next(Device* d, const TokenRun* run, const Choice* choices, int*
             if (!run_step(d, run->B, error)) return false;
         } else {
             bool is_last = start + T == run->T;
-            if (!enqueue_chunk(d, run->B, T, run->T <= DECODE_TOKENS, error) ||
+            if (!enqueue_chunk(d, run->B, T, is_last ? 1 : 0, run->T <= DECODE_TOKENS, error) ||
                 (is_last && !enqueue_pick(d, run->B, T, error)) || !synchronise(d, error))
                 return false;
         }

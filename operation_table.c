@@ -6,18 +6,21 @@ double row_roof(const ProfileRow* row, const Roof* rates) {
     return operation_roof(row->operation, &row->cost, rates);
 }
 
-void estimate_rows(ProfileRow rows[NUM_OPERATIONS], const GPT2Config* config, DType dtype, CallShape shape,
-                   const Roof* rates) {
-    for (int o = 0; o < NUM_OPERATIONS; o++) {
-        int calls = operation_calls((Operation)o, config);
-        ProfileRow* row = &rows[o];
-        *row = (ProfileRow){.operation = (Operation)o, .calls = (size_t)calls};
-        row->cost = operation_cost((Operation)o, config, dtype, operation_shape((Operation)o, shape));
-        row->cost.flops *= calls;
-        row->cost.bytes *= calls;
+size_t estimate_rows(ProfileRow rows[MAX_PASS_PARTS], const GPT2Config* config, DType dtype, CallShape pass,
+                     const Roof* rates) {
+    PassPart parts[MAX_PASS_PARTS];
+    int n = pass_parts(parts, config, pass);
+    for (int i = 0; i < n; i++) {
+        const PassPart* part = &parts[i];
+        ProfileRow* row = &rows[i];
+        *row = (ProfileRow){.operation = part->operation, .calls = (size_t)part->calls};
+        row->cost = operation_cost(part->operation, config, dtype, part->shape);
+        row->cost.flops *= part->calls;
+        row->cost.bytes *= part->calls;
         row->seconds = row_roof(row, rates);
-        row->median = row->seconds / calls;
+        row->median = row->seconds / part->calls;
     }
+    return (size_t)n;
 }
 
 double phase_operations(const Phase* phase) {

@@ -19,10 +19,10 @@ typedef struct {
 // Seconds that a machine of these peak rates needs at least for all calls of a row.
 double row_roof(const ProfileRow* row, const Roof* rates);
 
-// The rows of one pass of `shape`, from the shapes alone: logits for the last token only, each as fast as the roof
-// allows.
-void estimate_rows(ProfileRow rows[NUM_OPERATIONS], const GPT2Config* config, DType dtype, CallShape shape,
-                   const Roof* rates);
+// The rows of one pass from the shapes alone, one for each of its parts, each as fast as the roof allows. Returns how
+// many there are.
+size_t estimate_rows(ProfileRow rows[MAX_PASS_PARTS], const GPT2Config* config, DType dtype, CallShape pass,
+                     const Roof* rates);
 
 double phase_operations(const Phase* phase); // the sum of the rows' seconds
 

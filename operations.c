@@ -1,17 +1,23 @@
 #include "operations.h"
 
 const char* operation_name(Operation operation) {
-#define OPERATION_NAME(id, name, per_layer) name,
+#define OPERATION_NAME(id, name) name,
     static const char* const names[] = {GPT2_OPERATIONS(OPERATION_NAME)};
 #undef OPERATION_NAME
     return names[operation];
 }
 
-int operation_calls(Operation operation, const GPT2Config* config) {
-#define OPERATION_PER_LAYER(id, name, per_layer) per_layer,
-    static const bool per_layer[] = {GPT2_OPERATIONS(OPERATION_PER_LAYER)};
-#undef OPERATION_PER_LAYER
-    return per_layer[operation] ? config->num_layers : 1;
+int pass_parts(PassPart parts[MAX_PASS_PARTS], const GPT2Config* config, CallShape pass) {
+    const CallShape last = {.B = pass.B, .T = 1, .position = pass.position + pass.T - 1};
+    int n = 0, L = config->num_layers, whole = pass.T > 1 ? L - 1 : L; // layers that all tokens pass through
+    parts[n++] = (PassPart){OPERATION_EMBED, pass, 1};
+    parts[n++] = (PassPart){OPERATION_QKV, pass, L};
+    for (int o = OPERATION_ATTENTION; o <= OPERATION_FCPROJ && whole > 0; o++)
+        parts[n++] = (PassPart){(Operation)o, pass, whole};
+    for (int o = OPERATION_ATTENTION; o <= OPERATION_FCPROJ && whole < L; o++)
+        parts[n++] = (PassPart){(Operation)o, last, L - whole};
+    parts[n++] = (PassPart){OPERATION_HEAD, last, 1};
+    return n;
 }
 
 size_t cache_element_bytes(DType dtype) {
@@ -72,16 +78,12 @@ double operation_roof(Operation operation, const OperationCost* cost, const Roof
                                                      : cost->flops / peak_of(operation, roof);
 }
 
-CallShape operation_shape(Operation operation, CallShape pass) {
-    if (operation != OPERATION_HEAD) return pass;
-    return (CallShape){.B = pass.B, .T = 1, .position = pass.position + pass.T - 1};
-}
-
-double pass_roof(const GPT2Config* config, DType dtype, CallShape shape, const Roof* roof) {
+double pass_roof(const GPT2Config* config, DType dtype, CallShape pass, const Roof* roof) {
+    PassPart parts[MAX_PASS_PARTS];
     double seconds = 0;
-    for (int o = 0; o < NUM_OPERATIONS; o++) {
-        OperationCost cost = operation_cost((Operation)o, config, dtype, operation_shape((Operation)o, shape));
-        seconds += operation_calls((Operation)o, config) * operation_roof((Operation)o, &cost, roof);
+    for (int i = 0, n = pass_parts(parts, config, pass); i < n; i++) {
+        OperationCost cost = operation_cost(parts[i].operation, config, dtype, parts[i].shape);
+        seconds += parts[i].calls * operation_roof(parts[i].operation, &cost, roof);
     }
     return seconds;
 }

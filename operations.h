@@ -10,17 +10,17 @@ extern "C" {
 #endif
 
 // The operations of a token in their order. LayerNorm, bias, GELU and residual are parts of the products beside them.
-//   id, name in tables and JSON, per layer?
+//   id, name in tables and JSON
 #define GPT2_OPERATIONS(X)                                                                                             \
-    X(EMBED, "embedding", false)                                                                                       \
-    X(QKV, "qkv", true)                                                                                                \
-    X(ATTENTION, "attention", true)                                                                                    \
-    X(ATTPROJ, "attproj", true)                                                                                        \
-    X(FC, "fc", true)                                                                                                  \
-    X(FCPROJ, "fcproj", true)                                                                                          \
-    X(HEAD, "head", false)
+    X(EMBED, "embedding")                                                                                              \
+    X(QKV, "qkv")                                                                                                      \
+    X(ATTENTION, "attention")                                                                                          \
+    X(ATTPROJ, "attproj")                                                                                              \
+    X(FC, "fc")                                                                                                        \
+    X(FCPROJ, "fcproj")                                                                                                \
+    X(HEAD, "head")
 
-#define OPERATION_ID(id, name, per_layer) OPERATION_##id,
+#define OPERATION_ID(id, name) OPERATION_##id,
 typedef enum { GPT2_OPERATIONS(OPERATION_ID) NUM_OPERATIONS } Operation;
 #undef OPERATION_ID
 
@@ -40,7 +40,19 @@ typedef struct {
 
 // The name in tables and JSON. The text is static.
 const char* operation_name(Operation operation);
-int operation_calls(Operation operation, const GPT2Config* config); // in one forward pass: L or 1
+
+// The calls of one operation in a forward pass that have the same shape.
+typedef struct {
+    Operation operation;
+    CallShape shape;
+    int calls;
+} PassPart;
+
+enum { MAX_PASS_PARTS = 2 * NUM_OPERATIONS };
+
+// The parts of a pass with logits for the last token of each sequence only, in their order: in the last layer all other
+// tokens need their keys and values alone. Returns how many there are.
+int pass_parts(PassPart parts[MAX_PASS_PARTS], const GPT2Config* config, CallShape pass);
 
 // The cost of one call; `dtype` is that of the matrices.
 OperationCost operation_cost(Operation operation, const GPT2Config* config, DType dtype, CallShape shape);
@@ -61,12 +73,8 @@ bool is_bound_by_memory(Operation operation, const OperationCost* cost, const Ro
 // Seconds that the machine needs at least: for the bytes or for the arithmetic, whichever takes longer.
 double operation_roof(Operation operation, const OperationCost* cost, const Roof* roof);
 
-// The same for a whole pass, with logits for the last token only. All tokens pass through all layers here; the CPU
-// spares those without logits most of the last one. Ignores launches, barriers and cache misses.
-double pass_roof(const GPT2Config* config, DType dtype, CallShape shape, const Roof* roof);
-
-// The shape that an operation has in such a pass.
-CallShape operation_shape(Operation operation, CallShape pass);
+// The same for all parts of a pass. Ignores launches, barriers and cache misses.
+double pass_roof(const GPT2Config* config, DType dtype, CallShape pass, const Roof* roof);
 
 // Bytes of one number in the KV cache: binary16, or f32 when the weights are f32.
 size_t cache_element_bytes(DType dtype);

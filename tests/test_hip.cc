@@ -410,8 +410,9 @@ static MatrixVerdict judge_matrix_matmul(Random* random, DType dtype, int rows, 
     return verdict;
 }
 
-// Attention over random caches beside matrices of the format, for B sequences in crossed slots. What lies in the caches
-// behind the last token is NaN.
+// Attention over random caches beside matrices of the format, for B sequences in crossed slots: the queries of T tokens
+// behind `before` others, of which `first` belong to the chunk of the queries. What lies in the caches behind the last
+// token is NaN.
 struct RandomAttention {
     DType dtype;
     int B, position, stride;
@@ -420,9 +421,9 @@ struct RandomAttention {
     std::vector<char> k_bytes, v_bytes;
     std::vector<int> step;
 
-    RandomAttention(Random* random, DType format, int sequences, int T, int before, int NH, int hs)
+    RandomAttention(Random* random, DType format, int sequences, int T, int before, int first, int NH, int hs)
         : dtype(format), B(sequences), position(before), stride(padded(NH * hs)),
-          heads({NH * hs, NH, hs, round_up(hs, HEAD_ALIGN), before + T + 3, T}), step(1, before) {
+          heads({NH * hs, NH, hs, round_up(hs, HEAD_ALIGN), before + T + 3, T, first}), step(1, before - first) {
         DType cache_dtype = (DType)cache_format(dtype);
         const int batch = B + 1;
         size_t row = (size_t)heads.head_stride, cache = (size_t)(batch * NH * heads.maxT) * row;
@@ -487,7 +488,7 @@ static void put_together(float* out, const float* parts, int num_ranges, int par
 
 static double attention_difference(Random* random, DType dtype, int B, int T, int position, int NH, int hs,
                                    bool is_decode) {
-    RandomAttention a(random, dtype, B, T, position, NH, hs);
+    RandomAttention a(random, dtype, B, T, position, is_decode ? 0 : position / 3, NH, hs);
     int ranges = (a.heads.maxT + RANGE - 1) / RANGE, part = 2 + a.heads.head_stride;
     Card<float> card_q(a.q), out(Floats(a.outputs(), 0.0f)), parts(Floats((size_t)(B * T * NH * ranges * part), 7.0f));
     Card<char> card_k(a.k_bytes), card_v(a.v_bytes);
@@ -496,12 +497,12 @@ static double attention_difference(Random* random, DType dtype, int B, int T, in
     Decode decode;
     Error error;
     memset((void*)&device, 0, sizeof device), memset((void*)&decode, 0, sizeof decode);
-    device.att = out.data, device.q = card_q.data, device.step = card_step.data, device.stride = a.stride;
+    device.att = out.data, device.step = card_step.data, device.stride = a.stride;
     device.options.dtype = dtype;
     decode.heads = a.heads, decode.rows = B * T, decode.ranges = ranges, decode.flow.q = card_q.data;
     decode.flow.partials = parts.data, decode.keys = card_k.data, decode.values = card_v.data;
     if (!(is_decode ? enqueue_attention(&device, decode, 0, &error)
-                    : attend(&device, a.heads, card_k.data, card_v.data, B, &error)))
+                    : attend(&device, a.heads, card_q.data, card_k.data, card_v.data, B, &error)))
         return UNEQUAL;
     Floats found = out.read(), ranges_found = parts.read();
     for (int i = 0; is_decode && i < B * T * NH; i++) {
@@ -516,7 +517,7 @@ static double attention_difference(Random* random, DType dtype, int B, int T, in
 // matrix_attention, in bounds: the weights and the outputs are rounded, and expf and the sums are f32's.
 template <class Shape>
 static double matrix_attention_bounds(Random* random, DType dtype, int B, int T, int position, int NH, int hs) {
-    RandomAttention a(random, dtype, B, T, position, NH, hs);
+    RandomAttention a(random, dtype, B, T, position, position / 2, NH, hs);
     DType format = (DType)matrix_format(dtype);
     for (float& x : a.q) x = rounded(x, DTYPE_F16);
     const uint16_t CANARY = 0x1234;
@@ -526,11 +527,12 @@ static double matrix_attention_bounds(Random* random, DType dtype, int B, int T,
     Card<int> card_step(a.step);
     Device device;
     memset((void*)&device, 0, sizeof device);
-    device.rounded_att = out.data, device.q = card_q.data, device.step = card_step.data, device.stride = a.stride;
+    device.rounded_att = out.data, device.step = card_step.data, device.stride = a.stride;
     device.options.dtype = dtype, device.matrix_lanes = matrix_lanes<Shape>();
     float score_scale = 1 / sqrtf((float)hs);
-    if (hs <= 64) launch_matrix_attention<Shape, 64>(&device, a.heads, card_k.data, card_v.data, B, score_scale);
-    else launch_matrix_attention<Shape, 128>(&device, a.heads, card_k.data, card_v.data, B, score_scale);
+    if (hs <= 64)
+        launch_matrix_attention<Shape, 64>(&device, a.heads, card_q.data, card_k.data, card_v.data, B, score_scale);
+    else launch_matrix_attention<Shape, 128>(&device, a.heads, card_q.data, card_k.data, card_v.data, B, score_scale);
     std::vector<uint16_t> found = out.read();
     Doubles truth, magnitude;
     a.truth(&truth, &magnitude);
@@ -708,6 +710,20 @@ static Floats run_tokens(Device* d, const std::vector<int>& tokens, int from, in
     return logits;
 }
 
+// Have the last logits of a context the bits that they have among all of it, `whole` (T, V)? In one chunk, and in several
+// of which the first ones have none of them.
+static bool last_have_same_bits(Device* d, const std::vector<int>& tokens, const Floats& whole, int T, int V) {
+    int chunk = d->max_rows;
+    bool ok = true;
+    for (int n : {1, 7, T / 2}) {
+        d->max_rows = n == 7 ? 19 : chunk;
+        Floats last = run_tokens(d, tokens, 0, T, 0, min(n, T), V);
+        ok = ok && std::equal(last.begin(), last.end(), whole.end() - (long)last.size());
+    }
+    d->max_rows = chunk;
+    return ok;
+}
+
 // Does one shape in one format agree with float64: the whole context at once, in short runs, and token by token?
 static void check_shape(Tests* t, const GPT2Config& config, DType dtype) {
     GPT2Model model;
@@ -726,16 +742,21 @@ static void check_shape(Tests* t, const GPT2Config& config, DType dtype) {
             Floats logits = run_tokens(d, tokens, at, at + n, 0, n, V);
             steps.insert(steps.end(), logits.begin(), logits.end());
         }
+        bool last_are_same = last_have_same_bits(d, tokens, whole, T, V);
         d->matrix_lanes = 0;
         Floats plain = run_tokens(d, tokens, 0, T, 0, T, V);
+        last_are_same &= last_have_same_bits(d, tokens, plain, T, V);
         double prefill = difference(whole.data(), truth.data(), truth.size());
         double decode = difference(steps.data(), &truth[(size_t)(half * V)], steps.size());
         double unrounded = difference(plain.data(), truth.data(), truth.size());
         double bound = dtype == DTYPE_F32 ? 1e-5 : 1e-3; // a cache in 16 bits rounds
         double rounded_bound = dtype == DTYPE_F32 ? 1e-5 : dtype == DTYPE_BF16 ? 2e-2 : 5e-3; // and so do activations
-        test_check(t, prefill < rounded_bound && decode < rounded_bound && unrounded < bound && whole == again,
+        test_check(t,
+                   prefill < rounded_bound && decode < rounded_bound && unrounded < bound && whole == again &&
+                       last_are_same,
                    "C %d, %d heads of %d, V %d, %d layers, T %d, %s: logits within %.0e of float64, prefill %.1e, "
-                   "decode behind it %.1e; within %.0e without matrix instructions: %.1e; twice the same bits",
+                   "decode behind it %.1e; within %.0e without matrix instructions: %.1e; twice the same bits, and "
+                   "asked for alone the last ones have them too",
                    config.channels, config.num_heads, config.channels / config.num_heads, V, config.num_layers, T,
                    dtype_names[dtype], rounded_bound, prefill, decode, bound, unrounded);
     }
