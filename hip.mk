@@ -83,7 +83,7 @@ $(BUILD)/tests/test_hip.o: tests/test_hip.cc tests/test.h tests/reference.h $(HI
 
 $(BUILD)/test_gpt2.o: ALL_CFLAGS += $(if $(filter-out 0,$(HIP_TEST)),-DHAVE_TEST_HIP)
 
-.PHONY: found-hip test-hip test-hip-san test-hip-code test-gpu bench-gpu hip-report gpu-model
+.PHONY: found-hip test-hip test-hip-san test-hip-asan test-hip-tsan test-hip-code test-gpu bench-gpu hip-report gpu-model
 found: found-hip
 found-hip:
 	@echo "gpu        $(if $(filter amd,$(HIP)),HIP with $(HIPCC)$(COMMA) targets $(patsubst --offload-arch=%,%,$(filter --offload-arch=%,$(HIP_TARGETS))),$(if $(filter 0,$(HIP)),none: $(or $(call off_by_user,HIP),no hipcc in PATH or /opt/rocm/bin (Debian: hipcc libamdhip64-dev rocm-device-libs))$(if $(NVCC),; HIP=cuda builds for an NVIDIA card with $(NVCC)),$(if $(filter cuda,$(HIP)),nvcc for $(CUDA_ARCH),$(HIP))))"
@@ -92,8 +92,10 @@ found-hip:
 test-hip: $(BUILD)/test_gpt2
 	$(BUILD)/test_gpt2 hip
 
-test-hip-san:
-	$(MAKE) BUILD=$(BUILD)/hip_asan HIP=0 HIP_TEST=host SAN=1 CFLAGS="-O1 -g" test-hip
+test-hip-san: test-hip-asan test-hip-tsan
+test-hip-asan:
+	$(MAKE) BUILD=$(BUILD)/hip_asan HIP=0 HIP_TEST=host SAN=1 test-hip
+test-hip-tsan:
 	$(MAKE) BUILD=$(BUILD)/hip_tsan HIP=0 HIP_TEST=host OPENMP=0 CFLAGS="-O1 -g -fsanitize=thread" test-hip
 
 # The machine code that hipcc makes of them, instruction by instruction on a model of each chip.
