@@ -82,7 +82,7 @@ endif
 # ---------------------------------------------------------------------------------------------------------------------
 # files
 
-MODULES  := bf16z checkpoint device dtype file_header gpt2_cpu huggingface image llmc mapped_file model model_paths operations \
+MODULES  := bf16z checkpoint device dtype file_header gpt2_cpu huggingface image kfd llmc mapped_file model model_paths operations \
             output_file pack processors profile progress safetensors sampler team tokenizer utils weights
 FRONT    := chips estimate info list_devices machine npy open_device operation_table options print profile_report prompt report \
             report_json score text_output trace verify

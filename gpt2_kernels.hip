@@ -31,6 +31,7 @@
 
 #include "gpt2_kernels.h"
 #include "gpt2_matrix.h"
+#include "kfd.h"
 
 enum {
     GROUP = 32,               // lanes that shuffle together
@@ -3180,8 +3181,30 @@ static void hip_close(Device* d) {
     free(d);
 }
 
+// May HIP be called at all? An old runtime ends the process where a GPU has no code here. It sees those that the user's
+// settings leave it, as what the user says that they are; where there is such a setting, it is taken to be right.
+static bool may_call_hip(Error* error) {
+#if defined(HIP_CODE) && HIP_VERSION_MAJOR < 6
+    static const char* const settings[] = {"HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
+                                           "GPU_DEVICE_ORDINAL", "HSA_OVERRIDE_GFX_VERSION"};
+    char target[16];
+    for (const char* name : settings) {
+        if (getenv(name) != NULL) return true;
+    }
+    if (kfd_has_other_gpu(target, KFD_TOPOLOGY, HIP_CODE)) {
+        return fail(error,
+                    "GPU: this program holds no code for this machine's %s, where HIP %d ends programs; build it with "
+                    "make GPU_TARGETS=\"%s %s\", or hide that GPU by HIP_VISIBLE_DEVICES",
+                    target, HIP_VERSION_MAJOR, HIP_CODE, target);
+    }
+#endif
+    (void)error;
+    return true;
+}
+
 extern "C" int gpt2_hip_count(Error* error) {
     int count = 0;
+    if (!may_call_hip(error)) return 0;
     hipError_t status = hipGetDeviceCount(&count);
     (void)hipGetLastError();
     if (status == hipSuccess && count == 0) status = hipErrorNoDevice;

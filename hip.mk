@@ -42,10 +42,13 @@ COMMA := ,
 # asked for once, and only where hipcc is called
 HIP_TARGETS = $(eval HIP_TARGETS := $$(shell dev/hip_targets.sh "$(HIPCC)" $(GPU_TARGETS)))$(HIP_TARGETS)
 
-# $(call hip_compile,how,source,object); hipcc 5.2.3 leaves empty directories in TMPDIR
-hip_compile = $(if $(filter amd,$(1)),TMPDIR=$(BUILD)) $(HIP_COMPILER_$(1)) $(HIP_FLAGS_$(1)) $(if $(filter amd,$(1)),$(HIP_TARGETS)) -c $(2) -o $(3)
+# what KFD calls these, for the program to compare with the machine's
+HIP_CODE = $(patsubst --offload-arch=%,%,$(filter --offload-arch=%,$(HIP_TARGETS)))
 
-HIP_SOURCES := gpt2_kernels.hip gpt2_matrix.h gpt2_kernels.h gpt2.h dtype.h bf16z.h operations.h profile.h sampler.h utils.h $(wildcard dev/hip_*/hip/*.h) dev/hip_host/amd_code.h dev/hip_targets.sh dev/hip_device_library.sh hip.mk
+# $(call hip_compile,how,source,object); hipcc 5.2.3 leaves empty directories in TMPDIR
+hip_compile = $(if $(filter amd,$(1)),TMPDIR=$(BUILD)) $(HIP_COMPILER_$(1)) $(HIP_FLAGS_$(1)) $(if $(filter amd,$(1)),$(HIP_TARGETS) '-DHIP_CODE="$(HIP_CODE)"') -c $(2) -o $(3)
+
+HIP_SOURCES := gpt2_kernels.hip gpt2_matrix.h gpt2_kernels.h gpt2.h dtype.h bf16z.h kfd.h operations.h profile.h sampler.h utils.h $(wildcard dev/hip_*/hip/*.h) dev/hip_host/amd_code.h dev/hip_targets.sh dev/hip_device_library.sh hip.mk
 # what an object of the host harness is linked with: AMD machine code on a model of the chip
 AMD_MODEL := $(patsubst %,$(BUILD)/dev/hip_host/amd_%.o,code vector scalar memory run)
 ifneq ($(HIP),0)
@@ -86,7 +89,7 @@ $(BUILD)/test_gpt2.o: ALL_CFLAGS += $(if $(filter-out 0,$(HIP_TEST)),-DHAVE_TEST
 .PHONY: found-hip test-hip test-hip-san test-hip-asan test-hip-tsan test-hip-code test-gpu bench-gpu hip-report gpu-model
 found: found-hip
 found-hip:
-	@echo "gpu        $(if $(filter amd,$(HIP)),HIP with $(HIPCC)$(COMMA) targets $(patsubst --offload-arch=%,%,$(filter --offload-arch=%,$(HIP_TARGETS))),$(if $(filter 0,$(HIP)),none: $(or $(call off_by_user,HIP),no hipcc in PATH or /opt/rocm/bin (Debian: hipcc libamdhip64-dev rocm-device-libs))$(if $(NVCC),; HIP=cuda builds for an NVIDIA card with $(NVCC)),$(if $(filter cuda,$(HIP)),nvcc for $(CUDA_ARCH),$(HIP))))"
+	@echo "gpu        $(if $(filter amd,$(HIP)),HIP with $(HIPCC)$(COMMA) targets $(HIP_CODE),$(if $(filter 0,$(HIP)),none: $(or $(call off_by_user,HIP),no hipcc in PATH or /opt/rocm/bin (Debian: hipcc libamdhip64-dev rocm-device-libs))$(if $(NVCC),; HIP=cuda builds for an NVIDIA card with $(NVCC)),$(if $(filter cuda,$(HIP)),nvcc for $(CUDA_ARCH),$(HIP))))"
 
 # The kernels on the host harness alone; plainly, and under the sanitizers.
 test-hip: $(BUILD)/test_gpt2

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../kfd.h"
 #include "../utils.h"
 #include "test.h"
 #include "toy_checkpoint.h"
@@ -594,6 +595,43 @@ static void test_bound_threads(const Limits* l) {
                "with OMP_THREAD_LIMIT=1 there is one thread, and the report says why; the text is the same");
 }
 
+// The driver's files of a machine with a processor, an MI200 and a Ryzen's own GPU, and of three newer ones.
+static void test_gpus_of_driver(const Limits* l) {
+    static const int versions[] = {0, 90010, 100306, 90402, 110501, 120001};
+    static const struct {
+        const char *targets, *other;
+    } cases[] = {
+        {"gfx90a gfx1036 gfx942 gfx1151 gfx1201", ""},
+        {"gfx90a:xnack- gfx1036 gfx942:sramecc+:xnack- gfx1151 gfx1201", ""},
+        {"gfx1036 gfx942 gfx1151 gfx1201", "gfx90a"},
+        {"gfx90a gfx942 gfx1151 gfx1201", "gfx1036"},
+        {"gfx90a gfx1036 gfx942 gfx1151", "gfx1201"},
+        {"gfx90 gfx90ab ggfx90a gfx90a", "gfx1036"},
+        {"", "gfx90a"},
+    };
+    char nodes[512], path[600], text[200], target[16];
+    const int num_nodes = sizeof versions / sizeof *versions, num_cases = sizeof cases / sizeof *cases;
+    int right = 0;
+    bool is_silent = !kfd_has_other_gpu(target, path_in(l, "nodes", nodes), "");
+    mkdir(nodes, 0700);
+    for (int i = 0; i < num_nodes; i++) {
+        snprintf(path, sizeof path, "%s/%d", nodes, i);
+        mkdir(path, 0700);
+        snprintf(path, sizeof path, "%s/%d/properties", nodes, i);
+        write_file(path, text,
+                   (size_t)snprintf(text, sizeof text, "cpu_cores_count %d\nsimd_count 80\ngfx_target_version %d\n",
+                                    i == 0 ? 8 : 0, versions[i]));
+    }
+    for (int i = 0; i < num_cases; i++) {
+        bool is_other = kfd_has_other_gpu(target, nodes, cases[i].targets);
+        right += is_other == (cases[i].other[0] != '\0') && (!is_other || strcmp(target, cases[i].other) == 0);
+    }
+    test_check(l->t, is_silent && right == num_cases,
+               "a GPU that the program has no code for is known before HIP is called, by the driver's files (%d of %d "
+               "sets of targets); without these nothing is said",
+               right, num_cases);
+}
+
 void test_surroundings(Tests* t) {
     test_section("limits: the program with little memory, odd files and slow readers");
     const char* program = getenv("GPT2_PROGRAM");
@@ -617,5 +655,6 @@ void test_surroundings(Tests* t) {
     test_places(&l);
     test_unreadable_target(&l);
     test_bound_threads(&l);
+    test_gpus_of_driver(&l);
     remove_directory(l.directory);
 }
