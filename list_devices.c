@@ -31,11 +31,14 @@ static bool cpu_name(char* name, size_t size, Error* error) {
     return true;
 }
 
-// A GPU that the driver names but cannot describe is listed with what is wrong; no GPU is no line.
+// A GPU that the driver names but cannot describe is listed with what is wrong; why there is none is said on standard
+// error.
 static bool list_gpus(TextOutput* out, Error* error) {
 #ifdef GPT2_HIP
     Error problem;
-    for (int gpu = 0, count = gpt2_hip_count(&problem); gpu < count; gpu++) {
+    int count = gpt2_hip_count(&problem);
+    if (count == 0) fprintf(stderr, "gpt2: %s\n", problem.text);
+    for (int gpu = 0; gpu < count; gpu++) {
         char line[1200], bandwidth[32] = "unknown bandwidth";
         GpuInfo info;
         if (!gpt2_hip_info(&info, gpu, &problem)) {

@@ -119,7 +119,11 @@ estimated() {
         grep -q 'there is 1 GPU' "$out/err" && text --estimate --device cpu > "$out/estimate" &&
         ! grep -q 'this GPU' "$out/estimate"
 }
-listed() { "$out/gpt2_host" --list-devices | grep -q '^gpu:0  host harness'; }
+listed() { # and where there is none, why
+    "$out/gpt2_host" --list-devices 2> "$out/err" | grep -q '^gpu:0  host harness' && [ ! -s "$out/err" ] &&
+        HIP_HOST_DEVICES=0 "$out/gpt2_host" --list-devices 2> "$out/err" | grep -qv '^gpu' &&
+        [ "$(grep -c '' "$out/err")" = 1 ] && grep -q '^gpt2: GPU: none found' "$out/err"
+}
 
 check "greedy text is the CPU's" same -n 10
 check "at wave size 64 too" wave64

@@ -23,4 +23,5 @@ if run "$1" gpu; then exit 1; fi
 cmp "$out/auto" "$out/cpu"
 grep 'holds no code for .* gfx1099, .*; this run is on the CPU$' "$out/auto.err"
 grep 'holds no code for .* gfx1099, ' "$out/gpu.err"
+"$1" --list-devices 2>&1 > /dev/null | grep 'holds no code for .* gfx1099, '
 echo "1 passed, 0 failed"
