@@ -607,6 +607,8 @@ static void test_gpus_of_driver(const Limits* l) {
         {"gfx90a gfx942 gfx1151 gfx1201", "gfx1036"},
         {"gfx90a gfx1036 gfx942 gfx1151", "gfx1201"},
         {"gfx90 gfx90ab ggfx90a gfx90a", "gfx1036"},
+        {"ggfx90a gfx1036 gfx942 gfx1151 gfx1201", "gfx90a"},
+        {"gfx90ab gfx1036 gfx942 gfx1151 gfx1201", "gfx90a"},
         {"", "gfx90a"},
     };
     char nodes[512], path[600], text[200], target[16];
