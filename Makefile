@@ -41,7 +41,7 @@ endif
 # ---------------------------------------------------------------------------------------------------------------------
 # flags
 
-# the sanitizers slow down the compiler more than the program: with -O3 a build takes four times as long as its tests
+# with sanitizers -O3 takes the compiler longer than all tests take
 OPTIMIZE := $(if $(SAN),-O1,-O3) -fno-math-errno -fno-trapping-math
 CFLAGS   ?= $(OPTIMIZE) -g
 # A warning ends the build with the compilers that this is checked with, gcc 12 and clang 14; another may know new ones.

@@ -1,6 +1,6 @@
-// The GPUs that Linux' driver for AMD (KFD) has, by their files and without HIP. ROCm's runtime before version 6 ends the
-// process at its first call ("hipErrorNoBinaryForGpu: Unable to find code object for all current devices!") when any
-// GPU that it sees has no code in the program, such as the processor's own beside the card, so that one has to know
+// The GPUs that Linux' driver for AMD (KFD) has, by their files and without HIP. By many reports the runtimes of ROCm 5 end
+// the process at its first call ("hipErrorNoBinaryForGpu: Unable to find code object for all current devices!") when any
+// GPU that they see has no code in the program, such as the processor's own beside the card, so that one has to know
 // before.
 #ifndef KFD_H
 #define KFD_H

@@ -100,6 +100,13 @@ profiled() { # operations and overhead make the wall time, in both phases
              END { exit !(phases == 2 && ok == 2 && rows == 14 && sum > wall * 0.99999 && sum < wall * 1.00001) }' "$out/profile" &&
         text --device gpu -n 2 --profile | grep -q '^qkv  *16  *1 x 768 x 256 '
 }
+profiled_prompt() { # of more than 8 tokens: 5 rows for its last one, 7 for the token behind it
+    for device in cpu gpu; do
+        "$out/gpt2_host" -m models/fairytales.bin -p "Once upon a time there was a king who had a son" -n 1 -q \
+            --device $device --profile=json 2> "$out/err" | grep -oE '"operation".*"K": [0-9]+|"flops": [0-9.e+]+' > "$out/rows_$device"
+    done
+    [ "$(grep -c '"M": 1, ' "$out/rows_gpu")" = 12 ] && cmp -s "$out/rows_cpu" "$out/rows_gpu"
+}
 scored() { # windows that are cut, in the GPU's f32 as in the CPU's
     for device in cpu gpu; do
         "$out/gpt2_host" -m models/fairytales.bin -f "$out/text" --perplexity --ctx 24 --stride 10 --json \
@@ -143,6 +150,7 @@ check "--verify=GOOD: a matrix of zeros fails on the GPU, and layer 3 is named" 
 check "--verify: a GPU that is lost fails in its row, the CPU is still compared" lost_in_verify
 check "--verify --device gpu: it is one line" lost --verify --layers 2 --dtype bf16
 check "--profile: operations and overhead make the wall time" profiled
+check "--profile: a prompt's calls, sizes and arithmetic are the CPU's" profiled_prompt
 check "--profile: a GPU that is lost is one line" lost -n 2 --profile
 check "--perplexity and --top --all are the CPU's" scored
 check "--perplexity: a GPU that is lost is one line" lost --perplexity
