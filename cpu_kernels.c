@@ -463,44 +463,31 @@ static void gelu_forward(float* out, size_t n) {
 
 enum { STREAM_AHEAD = 1024 }; // bytes; 1.5 KB is as good but for q8, a whole row of 6 KB is not (dev/CPU.md)
 
-// Columns [begin, p->end) for so few rows that each weight is read once. What counts is how memory is read: the MR rows
-// of a tile come from MR streams, each of which goes straight through its part of the weights.
+// Columns [begin, p->end) for few rows, nr at a time. What counts is how memory is read: the MR rows of a tile come from
+// MR streams, each of which goes straight through its part of the weights, and meet all rows of activations before the
+// next ones are read.
 INLINE void product_streams(const Product* p, Arithmetic arithmetic, size_t R, size_t begin, int nr) {
     size_t apart = (p->end - begin + MR - 1) / MR;
-    for (size_t i = 0; i < apart; i++) product_tile(p, arithmetic, 0, R, begin + i, apart, STREAM_AHEAD, nr);
+    for (size_t i = 0; i < apart; i++) {
+        product_tile(p, arithmetic, 0, R < (size_t)nr ? R : (size_t)nr, begin + i, apart, STREAM_AHEAD, nr);
+        for (size_t r = (size_t)nr; r < R; r += (size_t)nr) {
+            product_tile(p, arithmetic, r, R - r < (size_t)nr ? R - r : (size_t)nr, begin + i, apart, 0, nr);
+        }
+    }
     for (size_t n = 0; n < R && p->epilogue == EPILOGUE_GELU; n++) {
         gelu_forward(p->out + n * p->OC + begin, p->end - begin);
     }
 }
 
-enum { PANEL_BYTES = 96 * 1024 }; // weights that stay in the second-level cache while all rows pass by
-
-// Columns [begin, p->end) for all R rows: the weights in panels, each met by nr rows of activations at a time.
-INLINE void product_panels(const Product* p, Arithmetic arithmetic, size_t R, size_t begin, size_t nr) {
-    size_t panel = PANEL_BYTES / p->weight_bytes / MR * MR;
-    if (panel < MR) panel = MR;
-    for (size_t o = begin; o < p->end; o += panel) {
-        size_t panel_end = p->end - o < panel ? p->end : o + panel;
-        for (size_t r = 0; r < R; r += nr) {
-            size_t count = R - r < nr ? R - r : nr;
-            for (size_t i = o; i < panel_end; i += MR) product_tile(p, arithmetic, r, count, i, 1, 0, (int)nr);
-            if (p->epilogue == EPILOGUE_GELU) {
-                for (size_t n = r; n < r + count; n++) gelu_forward(p->out + n * p->OC + o, panel_end - o);
-            }
-        }
-    }
-}
-
 enum { FEW_ROWS = NR > 4 ? 4 : NR };
 
-// From 5 rows on Q8 takes the product for many rows (tall_product_rows), so that wider tiles would hardly be used.
+// From 5 rows on Q8 takes the product for many rows (rows_for_tall), so that wider tiles would hardly be used.
 INLINE void product_columns(const Product* p, Arithmetic arithmetic, size_t R, size_t begin) {
     const int most = arithmetic == INT8_BY_INT8 ? FEW_ROWS : NR;
-    if (R == 1) product_streams(p, arithmetic, R, begin, 1);
-    else if (R == 2) product_streams(p, arithmetic, R, begin, 2);
+    if (R == 1) product_streams(p, arithmetic, 1, begin, 1);
+    else if (R == 2) product_streams(p, arithmetic, 2, begin, 2);
     else if (R <= FEW_ROWS) product_streams(p, arithmetic, R, begin, FEW_ROWS);
-    else if (R <= (size_t)most) product_streams(p, arithmetic, R, begin, most);
-    else product_panels(p, arithmetic, R, begin, (size_t)most);
+    else product_streams(p, arithmetic, R, begin, most);
 }
 
 static Product product_of(float* out, const void* inp, const Tensor* weight, const float* bias, size_t C, size_t OC,
@@ -547,6 +534,20 @@ static void matmul(float* out, const void* inp, const Tensor* weight, const floa
 // the matrix product with many rows
 
 #include "cpu_tall.h"
+
+// Measured (dev/CPU.md). When all other rows fill groups, few that are left are faster multiplied as few rows: the
+// weights, just read, come from a cache. More of them make a group, which takes as long as a full one.
+static size_t rows_for_tall(DType dtype, size_t R) {
+    size_t from = 13, most_left = 6;
+    switch (arithmetic_of(dtype, LONG_SUM)) {
+    case INT8_BY_INT8: from = 5, most_left = 2; break;
+    case WIDEN_BF16:
+    case WIDEN_F16: from = VL == 16 ? 25 : from; break; // where a group costs the most before the first product
+    default: break;
+    }
+    if (R < from) return 0;
+    return R % VL <= most_left ? R / VL * VL : R;
+}
 
 static void matmul_tall(float* out, const void* inp, const Tensor* weight, const float* bias, size_t R, size_t C,
                         size_t OC, size_t begin, size_t end, Epilogue epilogue, void* tile) {
@@ -804,6 +805,7 @@ const CpuKernels CONCAT(cpu_kernels_, VARIANT) = {
     .group_rows = group_rows,
     .tile_bytes = tile_bytes,
     .matmul_tall = matmul_tall,
+    .rows_for_tall = rows_for_tall,
     .layernorm = layernorm,
     .cache_store = cache_store,
     .attention = attention,

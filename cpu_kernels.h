@@ -45,7 +45,7 @@ typedef struct {
     void (*matmul)(float* out, const void* inp, const Tensor* weight, const float* bias, size_t R, size_t C, size_t OC,
                    size_t begin, size_t end, Epilogue epilogue);
 
-    // The same product, bit for bit, for many rows: faster from tall_product_rows() rows on. Rows are transposed in
+    // The same product, bit for bit, for many rows. Rows are transposed in
     // groups of `rows_of_group`: group_rows makes a group from n packed rows (the last group may have fewer), and a
     // group takes as many bytes as rows_of_group packed rows. inp holds the groups; `tile` is scratch of tile_bytes,
     // which may be 0.
@@ -54,6 +54,10 @@ typedef struct {
     size_t (*tile_bytes)(DType dtype, size_t C);
     void (*matmul_tall)(float* out, const void* inp, const Tensor* weight, const float* bias, size_t R, size_t C,
                         size_t OC, size_t begin, size_t end, Epilogue epilogue, void* tile);
+
+    // How many of R rows, the first ones, are to pass through matmul_tall rather than matmul to be faster: none, all, or
+    // those that fill whole groups.
+    size_t (*rows_for_tall)(DType dtype, size_t R);
 
     // out (C) = (in - mean(in)) / sqrt(var(in) + 1e-5) * weight + bias, all (C). LayerNorm, Ba et al. 2016.
     void (*layernorm)(float* out, const float* in, const float* weight, const float* bias, size_t C);
@@ -73,17 +77,7 @@ typedef struct {
 
 enum { ATTENTION_MAX_QUERIES = 8 };
 
-// matmul_tall: preferred multiple of columns, and the number of rows from which it is faster (measured: dev/CPU.md).
-enum { TALL_PRODUCT_COLUMNS = 48 };
-static inline size_t tall_product_rows(DType dtype) {
-    return dtype == DTYPE_Q8 ? 5 : dtype == DTYPE_BF16Z ? 7 : 13;
-}
-
-// When all other rows fill groups, at most so many left over are faster multiplied as few rows: the weights, just read,
-// come from a cache. More of them make a group, which takes as long as a full one.
-static inline size_t most_rest_rows(DType dtype) {
-    return dtype == DTYPE_Q8 ? 2 : 6;
-}
+enum { TALL_PRODUCT_COLUMNS = 48 }; // matmul_tall: preferred multiple of columns
 
 // The variant of that name, or the best that the processor has for NULL; NULL when it is unknown or not supported here.
 const CpuKernels* cpu_kernels_select(const char* name);

@@ -104,7 +104,8 @@ static bool cpu_allocate(Device* d, Error* error) {
     d->alone_rows = d->kernels->rows_of_group > ROWS_PACKED_ALONE ? d->kernels->rows_of_group : ROWS_PACKED_ALONE;
     size_t short_tile = d->kernels->tile_bytes(d->model->dtype, C);
     size_t long_tile = d->kernels->tile_bytes(d->model->dtype, 4 * C);
-    d->tile_bytes = R < tall_product_rows(d->model->dtype) ? 0 : short_tile > long_tile ? short_tile : long_tile;
+    size_t tile = short_tile > long_tile ? short_tile : long_tile;
+    d->tile_bytes = d->kernels->rows_for_tall(d->model->dtype, R) > 0 ? tile : 0;
     return (d->cache = allocate(heads, d->key_bytes + d->value_bytes, "KV cache (a smaller -n, --ctx or -b needs less)",
                                 error)) &&
            (d->x = allocate(R, C * sizeof(float), "activations", error)) &&
@@ -259,15 +260,6 @@ static void pack_row(const Stage* s, void* out, const float* inp, size_t r, size
     d->kernels->pack_row(out, norm.weight != NULL ? row : in, d->model->dtype, C);
 }
 
-// Of R rows so many, the first ones, pass through the product for many rows: none, all, or those that fill whole
-// groups.
-static size_t tall_rows(const Device* d, size_t R) {
-    DType dtype = d->model->dtype;
-    size_t rest = R % d->kernels->rows_of_group;
-    if (R < tall_product_rows(dtype)) return 0;
-    return rest <= most_rest_rows(dtype) ? R - rest : R;
-}
-
 // Packs R rows of inp (R, C), normalised, for a product with the model's matrices. Few rows: every thread packs all of
 // them into its own scratch. Many: each packs its share into the common block, the first `tall` of them in groups for a
 // tall product, and waits for the others. Returns where the packed rows are.
@@ -316,7 +308,7 @@ static void matmul_tall(const Stage* s, float* out, const char* packed, const Te
 static void linear(const Stage* s, float* out, const float* inp, Norm norm, const Tensor* weight, const float* bias,
                    size_t R, size_t C, size_t OC, Epilogue epilogue) {
     const Device* d = s->d;
-    size_t tall = tall_rows(d, R), begin, end;
+    size_t tall = d->kernels->rows_for_tall(d->model->dtype, R), begin, end;
     const char* packed = pack(s, inp, R, C, norm, tall);
     if (tall > 0) matmul_tall(s, out, packed, weight, bias, tall, C, OC, epilogue);
     if (tall < R) {

@@ -15,6 +15,7 @@
 #include <arm_neon.h>
 #endif
 
+#include "mapped_file.h"
 #include "openmp.h"
 #include "processors.h"
 
@@ -94,7 +95,7 @@ typedef struct {
         for (size_t i = 0; i < n / STREAMS; i++) {                                                                     \
             for (size_t j = 0; j < STREAMS; j++) {                                                                     \
                 const Line* line = lines + j * order.gap + i * order.step;                                             \
-                if (order.ahead > 0) __builtin_prefetch((const char*)line + order.ahead);                              \
+                __builtin_prefetch((const char*)line + order.ahead);                                                   \
                 sum[j] += *line;                                                                                       \
             }                                                                                                          \
         }                                                                                                              \
@@ -195,8 +196,8 @@ static double read_rate(const Variant* v, const Line* lines, size_t n, int passe
     for (size_t t = 0; t < shares; t++) {
         const Line* own = lines + n * t / shares;
         size_t count = n * (t + 1) / shares - n * t / shares;
-        ReadOrder order = {.gap = is_straight ? 1 : count / STREAMS, .step = is_straight ? STREAMS : 1};
-        if (is_straight) order.ahead = 4096;
+        ReadOrder order = {.gap = count / STREAMS, .step = 1, .ahead = 1024};
+        if (is_straight) order = (ReadOrder){.gap = 1, .step = STREAMS, .ahead = 4096};
         for (int pass = 0; pass < passes; pass++) {
             total += v->read(own, count, order);
             __asm__ volatile("" : "+r"(own) : : "memory"); // the next pass is to read again
@@ -206,6 +207,13 @@ static double read_rate(const Variant* v, const Line* lines, size_t n, int passe
     volatile uint64_t keep = total; // the sums must be computed
     (void)keep;
     return (double)(n * sizeof *lines) * passes / seconds;
+}
+
+void* machine_read_buffer(size_t bytes, Error* error) {
+    void* buffer = allocate(bytes, 1, "measuring the bandwidth", error);
+    if (buffer == NULL) return NULL;
+    prefer_huge_pages(buffer, bytes);
+    return memset(buffer, 1, bytes);
 }
 
 double machine_read_rate(const char* variant, const void* buffer, size_t bytes, int passes, int threads) {
@@ -253,9 +261,8 @@ bool machine_measure(Roof* rates, const char* variant, DType dtype, size_t worki
     size_t bytes = (working_set + 4095) / 4096 * 4096, passes = (least + bytes - 1) / bytes;
     if (find_variant(variant) == NULL)
         return fail(error, "the peak rate of the kernels named %s is not known", variant);
-    char* buffer = allocate(bytes, 1, "measuring the bandwidth", error);
+    void* buffer = machine_read_buffer(bytes, error);
     if (buffer == NULL) return false;
-    memset(buffer, 1, bytes);
     for (int i = 0; i < REPEATS; i++) {
         rates->bandwidth = fmax(rates->bandwidth, machine_read_rate(variant, buffer, bytes, (int)passes, threads));
         rates->f32 = fmax(rates->f32, machine_f32_rate(variant, threads));

@@ -6,10 +6,11 @@
 
 // One measurement each, of all threads together, with the instructions of the CPU kernel variant `variant`
 // (CpuKernels.name), which the processor must have. 0 for an unknown name.
-//   read     bytes per second of reading `bytes` (aligned to 64) `passes` times, every thread its own contiguous share,
-//            as a token reads weights; where they fit into a cache it is the cache's rate
+//   read     bytes per second of reading a machine_read_buffer of `bytes` `passes` times, every thread its own contiguous
+//            share, as a token reads weights; where they fit into a cache it is the cache's rate
 //   f32      operations per second of multiply-adds; one counts as two
 //   product  the same of the instruction that products with weights of `dtype` are made of
+void* machine_read_buffer(size_t bytes, Error* error); // in huge pages, as weights are; NULL on an error; to be freed
 double machine_read_rate(const char* variant, const void* buffer, size_t bytes, int passes, int threads);
 double machine_f32_rate(const char* variant, int threads);
 double machine_product_rate(const char* variant, DType dtype, int threads);

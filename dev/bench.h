@@ -48,7 +48,7 @@ typedef struct {
     Device* device;
     float* logits; // (V)
     int* tokens;   // (maxT)
-    char* buffer;  // (buffer_bytes) for the bandwidth: as much as a token reads
+    void* buffer;  // (buffer_bytes) for the bandwidth: as much as a token reads
     size_t buffer_bytes;
     Roof roof;            // for predictions, but for the bandwidth, which is measured beside each row
     double token_seconds; // of decoding 20 tokens from an empty context, 0 before it was measured

@@ -330,9 +330,8 @@ static void decode_ladder(Ladder* l) {
     size_t V = (size_t)l->models[DTYPE_F32].config.vocab_size,
            most = gpt2_bytes_per_token(&l->models[DTYPE_F32], DTYPE_F32);
     float* before = allocate(V, sizeof *before, "logits", &error);
-    char* buffer = allocate(most, 1, "buffer", &error);
+    void* buffer = machine_read_buffer(most, &error);
     if (before == NULL || buffer == NULL) die(&error);
-    memset(buffer, 1, most);
     printf("decode: the products of one token, %d thread%s\n", l->threads, l->threads == 1 ? "" : "s");
     for (int s = 0; s < (int)(sizeof steps / sizeof *steps); s++) {
         const Step* step = &steps[s];
