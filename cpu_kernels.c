@@ -665,7 +665,7 @@ INLINE vf cache_load(const char* p, DType dtype) {
 // for every nq and nb: they only keep enough sums going at a time.
 INLINE void attention_score_blocks(float* scores, size_t scores_stride, const float* q, size_t q_stride,
                                    const char* keys, size_t hs, float scale, DType dtype, int nq, int nb) {
-    enum { MAX_SUMS = ATTENTION_MAX_QUERIES };
+    enum { MAX_SUMS = 2 * ATTENTION_MAX_QUERIES };
     size_t size = cache_size(dtype), block_bytes = hs * KEY_BLOCK * size;
     UNROLL for (int lane = 0; lane < KEY_BLOCK; lane += VL) {
         vf acc[MAX_SUMS] = {{0}}; // (nb, nq), nb * nq <= MAX_SUMS
@@ -688,11 +688,11 @@ INLINE void attention_score_blocks(float* scores, size_t scores_stride, const fl
 // scores (nq, blocks * KEY_BLOCK) = q · kᵀ * scale
 INLINE void attention_scores(float* scores, size_t scores_stride, const float* q, size_t q_stride, const char* keys,
                              size_t hs, size_t blocks, float scale, DType dtype, int nq) {
-    enum { TOGETHER = 4 }; // one query alone keeps too few sums going
+    const size_t together = nq == 1 ? 4 : NR > 4 ? 2 : 1; // blocks; as many sums as registers hold
     size_t block_bytes = hs * KEY_BLOCK * cache_size(dtype), b = 0;
-    for (; nq == 1 && b + TOGETHER <= blocks; b += TOGETHER) {
+    for (; b + together <= blocks; b += together) {
         attention_score_blocks(scores + b * KEY_BLOCK, scores_stride, q, q_stride, keys + b * block_bytes, hs, scale,
-                               dtype, 1, TOGETHER);
+                               dtype, nq, (int)together);
     }
     for (; b < blocks; b++) {
         attention_score_blocks(scores + b * KEY_BLOCK, scores_stride, q, q_stride, keys + b * block_bytes, hs, scale,

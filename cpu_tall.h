@@ -15,37 +15,49 @@
 
 enum { TALL_ROWS = TALL_GROUPS * VL, PANEL_COLUMNS = TALL_PRODUCT_COLUMNS, PANEL_TILES = PANEL_COLUMNS / TALL_COLUMNS };
 
-// n packed rows become a group (LANE_PAIRS, steps, 2, VL): lanes i and i + LANE_PAIRS of every step, a vector of rows.
+// What is processed at a time: steps [first, last) of the weights' rows. Q8 has its own order of sums and no segments.
+typedef struct {
+    size_t first, last;
+} Segment;
+
+INLINE Segment segment_of(size_t step, size_t segment, size_t steps) {
+    size_t first = step / segment * segment, last = first + segment;
+    return (Segment){first, last < steps ? last : steps};
+}
+
+// Where a group has lane i of a step: a vector of rows. Lanes i and i + LANE_PAIRS of a step lie together, and all of a
+// segment, so that it is read straight on: (segments, LANE_PAIRS, steps of the segment, 2, VL).
+INLINE size_t group_index(size_t step, size_t i, Segment segment) {
+    size_t at = segment.first * LANE_PAIRS + i % LANE_PAIRS * (segment.last - segment.first) + step - segment.first;
+    return (at * 2 + i / LANE_PAIRS) * VL;
+}
+
+// n packed rows become a group, see group_index.
 static void group_rows(void* group, const void* packed, size_t n, DType dtype, size_t C) {
     if (arithmetic_of(dtype, C) == INT8_BY_INT8) {
         q8_group_rows(group, packed, packed_row_bytes(dtype, C), n, C);
         return;
     }
     size_t steps = num_steps(arithmetic_of(dtype, C), C), bytes = packed_row_bytes(dtype, C);
+    Segment segment = {0, 0};
     for (size_t s = 0; s < steps; s++) {
+        if (s == segment.last) segment = segment_of(s, segment_steps(steps), steps);
         vf rows[VL];
         UNROLL for (size_t r = 0; r < VL; r++) {
             rows[r] = r < n ? vf_load((const char*)packed + r * bytes + s * sizeof(vf)) : (vf){0};
         }
         transpose(rows);
         UNROLL for (size_t i = 0; i < VL; i++) {
-            vf_store((float*)group + ((i % LANE_PAIRS * steps + s) * 2 + i / LANE_PAIRS) * VL, rows[i]);
+            vf_store((float*)group + group_index(s, i, segment), rows[i]);
         }
     }
 }
-
-// What is processed at a time: steps [first, last) of the weights' rows. Q8 has its own order of sums and no segments.
-typedef struct {
-    size_t first, last;
-    size_t steps; // of a whole row
-} Segment;
 
 INLINE size_t tall_segments(const Product* p, Arithmetic arithmetic) {
     return arithmetic == INT8_BY_INT8 ? 1 : (num_steps(arithmetic, p->C) + p->segment - 1) / p->segment;
 }
 INLINE Segment tall_segment(const Product* p, size_t i, Arithmetic arithmetic) {
-    size_t steps = num_steps(arithmetic, p->C), first = i * p->segment, last = first + p->segment;
-    return (Segment){first, last < steps ? last : steps, steps};
+    return segment_of(i * p->segment, p->segment, num_steps(arithmetic, p->C));
 }
 
 // Are weights multiplied where they are stored, floats or pairs of bf16 in whole steps?
@@ -127,7 +139,7 @@ INLINE void tall_steps(TallSums* acc, const float* const* x, const char* const* 
         vf rows[2][TALL_GROUPS];
         UNROLL for (size_t half = 0; half < 2; half++) {
             UNROLL for (int g = 0; g < groups; g++) {
-                rows[half][g] = vf_load(x[g] + ((i * segment.steps + s) * 2 + half) * VL);
+                rows[half][g] = vf_load(x[g] + group_index(s, i + half * LANE_PAIRS, segment));
             }
         }
         UNROLL for (int c = 0; c < TALL_COLUMNS; c++) {
