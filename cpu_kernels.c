@@ -542,7 +542,7 @@ static size_t rows_for_tall(DType dtype, size_t R) {
     switch (arithmetic_of(dtype, LONG_SUM)) {
     case INT8_BY_INT8: from = 5, most_left = 2; break;
     case WIDEN_BF16:
-    case WIDEN_F16: from = VL == 16 ? 25 : from; break; // where a group costs the most before the first product
+    case WIDEN_F16: from = VL == 16 ? 25 : from; break; // a group has its weights widened and stored before
     default: break;
     }
     if (R < from) return 0;

@@ -45,10 +45,9 @@ typedef struct {
     void (*matmul)(float* out, const void* inp, const Tensor* weight, const float* bias, size_t R, size_t C, size_t OC,
                    size_t begin, size_t end, Epilogue epilogue);
 
-    // The same product, bit for bit, for many rows. Rows are transposed in
-    // groups of `rows_of_group`: group_rows makes a group from n packed rows (the last group may have fewer), and a
-    // group takes as many bytes as rows_of_group packed rows. inp holds the groups; `tile` is scratch of tile_bytes,
-    // which may be 0.
+    // The same product, bit for bit, for many rows. Rows are transposed in groups of `rows_of_group`: group_rows makes a
+    // group from n packed rows (the last group may have fewer), and a group takes as many bytes as rows_of_group packed
+    // rows. inp holds the groups; `tile` is scratch of tile_bytes, which may be 0.
     size_t rows_of_group;
     void (*group_rows)(void* group, const void* packed, size_t n, DType dtype, size_t C);
     size_t (*tile_bytes)(DType dtype, size_t C);
