@@ -128,12 +128,13 @@ INLINE size_t bf16z_next_rare(const WeightRows* rows) {
     return next;
 }
 
-enum { BLOCKS_AHEAD = 8 }; // 1.5 KB; 6 are better on one die, 12 on two (dev/CPU.md)
+enum { BLOCKS_AHEAD = 8, BLOCKS_FAR_AHEAD = 16 }; // 1.5 KB; 6 are better on one die, 12 on two (dev/CPU.md)
 
-// Prefetches the block BLOCKS_AHEAD blocks after block b of a row.
+// Requests the blocks that follow block b of a row.
 INLINE void bf16z_request(const char* row, size_t b) {
     UNROLL for (int line = 0; line < BF16Z_BLOCK_BYTES; line += 64) {
-        __builtin_prefetch(row + (b + BLOCKS_AHEAD) * BF16Z_BLOCK_BYTES + line);
+        request(row + b * BF16Z_BLOCK_BYTES + line, BLOCKS_AHEAD * BF16Z_BLOCK_BYTES,
+                BLOCKS_FAR_AHEAD * BF16Z_BLOCK_BYTES);
     }
 }
 
@@ -144,14 +145,14 @@ enum { ROWS_AT_A_TIME = VL == 16 ? 1 : MR };
 // acc (nr, MR) += block b, whole and without rare weights, times what x points to.
 INLINE void bf16z_dot_block(vf (*acc)[MR], const WeightRows* rows, size_t b, VbTable table, const char* const* x,
                             Arithmetic arithmetic, bool is_requesting, int nr) {
-    const size_t step = step_elements(arithmetic), steps = BF16Z_BLOCK / step;
+    const size_t step = step_elements(arithmetic), steps = BF16Z_BLOCK / step, at_once = steps_at_once(arithmetic);
     UNROLL for (int m = 0; m < MR; m += ROWS_AT_A_TIME) {
         Bf16Block blocks[ROWS_AT_A_TIME] __attribute__((aligned(64)));
         UNROLL for (int i = 0; i < ROWS_AT_A_TIME; i++) {
             if (is_requesting) bf16z_request(rows->w[m + i], b);
             bf16z_unpack(blocks[i], rows->w[m + i] + b * BF16Z_BLOCK_BYTES, table);
         }
-        UNROLL for (size_t k = 0; k < steps; k++) {
+        UNROLL for (size_t k = 0; k < steps; k += at_once) {
             UNROLL for (int i = 0; i < ROWS_AT_A_TIME; i++) {
                 UNROLL for (int n = 0; n < nr; n++) acc[n][m + i] =
                     dot_add(acc[n][m + i], blocks[i] + k * step * sizeof(uint16_t), x[n] + k * sizeof(vf), arithmetic);

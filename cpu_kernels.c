@@ -20,6 +20,13 @@ enum { VL = 8 };
 enum { VL = 4 }; // SSE2, NEON, or whatever the compiler makes of four floats
 #endif
 
+// The variants that only Intel's processors prefer (cpu_variants.h): what was measured on one of them holds there.
+#if defined(__AVXVNNI__) || (defined(__AVX512F__) && !defined(__AVX512BF16__))
+enum { IS_INTELS = 1 };
+#else
+enum { IS_INTELS = 0 };
+#endif
+
 // A tile of the matrix product: MR rows of weights times NR rows of activations stay in registers.
 enum { MR = 4 };
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -268,10 +275,23 @@ static void pack_f32(float* out, const float* in, size_t C) {
     memset(out + C, 0, (padded(C) - C) * sizeof *out);
 }
 
+// In the order in which bf16_widen gives weights: the even ones of 2 VL elements, then the odd ones.
+static void pack_pairs(float* out, const float* in, size_t C) {
+    memset(out + C, 0, (padded(C) - C) * sizeof *out);
+    for (size_t begin = 0; begin < C; begin += 2 * VL) {
+        float last[2 * VL] = {0};
+        const float* pairs = in + begin; // (VL, 2)
+        if (C - begin < 2 * VL) pairs = memcpy(last, pairs, (C - begin) * sizeof *in);
+        for (size_t i = 0; i < VL; i++) out[begin + i] = pairs[2 * i];
+        for (size_t i = 0; i < VL; i++) out[begin + VL + i] = pairs[2 * i + 1];
+    }
+}
+
 static void pack_row(void* out, const float* in, DType dtype, size_t C) {
     switch (unpacked(arithmetic_of(dtype, C))) {
     case INT8_BY_INT8: pack_q8(out, in, C); return;
     case BF16_BY_BF16: pack_bf16(out, in, C); return;
+    case WIDEN_BF16: pack_pairs(out, in, C); return;
     default: pack_f32(out, in, C); return;
     }
 }
@@ -304,60 +324,73 @@ static void f16_narrow(uint16_t* out, const float* in, size_t n) {
     row_from_f32(out + i, NULL, in + i, DTYPE_F16, n - i);
 }
 
-// VL bf16 numbers are the upper halves of as many floats. (gcc 12 makes six instructions of __builtin_convertvector.)
-INLINE vf bf16_widen(const void* p) {
-#if defined(__AVX512F__)
-    return (vf)((vi)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)) << 16);
-#elif defined(__AVX2__)
-    return (vf)((vi)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)) << 16);
-#elif defined(__SSE2__)
-    return (vf)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i*)p));
-#elif defined(__aarch64__)
-    return (vf)vshlq_n_u32(vmovl_u16(vld1_u16((const uint16_t*)p)), 16);
-#else
-    vh half;
-    memcpy(&half, p, sizeof half);
-    return (vf)(__builtin_convertvector(half, vu) << 16);
-#endif
-}
-
-// Elements of a row that one vector of a product takes in, and how many such steps C elements are.
+// Elements of a row that one vector of a product takes in, and how many such steps C elements are: in whole pairs where
+// weights are widened two steps at a time.
 INLINE size_t step_elements(Arithmetic arithmetic) {
     return unpacked(arithmetic) == BF16_BY_BF16 ? 2 * VL : VL;
 }
+INLINE size_t steps_at_once(Arithmetic arithmetic) {
+    return unpacked(arithmetic) == WIDEN_BF16 ? 2 : 1;
+}
 INLINE size_t num_steps(Arithmetic arithmetic, size_t C) {
-    return (C + step_elements(arithmetic) - 1) / step_elements(arithmetic);
+    size_t elements = step_elements(arithmetic) * steps_at_once(arithmetic);
+    return (C + elements - 1) / elements * steps_at_once(arithmetic);
 }
 
 // A long row is summed in segments, about equally long: first the lanes of each, then the segments one after the other.
-// With them the product for many rows stays in the first-level cache. Steps of a segment; the last one may have fewer.
+// With them the product for many rows stays in the first-level cache. Steps of a segment, whole pairs; the last one may
+// have fewer.
 static size_t segment_steps(size_t steps) {
     const size_t most = 48 * 16 / VL, segments = (steps + most - 1) / most;
-    return (steps + segments - 1) / segments;
+    return ((steps + segments - 1) / segments + 1) / 2 * 2;
 }
 
-// sum + w · x for one step of weights at w and activations at x, lane by lane.
+// The 2 VL bf16 weights at w, the even ones and the odd ones: each is the upper half of a float. One instruction makes a
+// vector of either, which counts where instructions do (dev/CPU.md); in the order of the row it takes two.
+typedef struct {
+    vf even, odd;
+} Pairs;
+
+INLINE Pairs bf16_widen(const void* w) {
+    vu pairs = (vu)vf_load(w);
+    return (Pairs){(vf)(pairs << 16), (vf)(pairs & 0xffff0000)};
+}
+
+// sum + w · x for the steps at once of weights at w and activations at x, lane by lane.
 INLINE vf dot_add(vf sum, const void* w, const void* x, Arithmetic arithmetic) {
 #if defined(__AVX512BF16__)
     if (arithmetic == BF16_BY_BF16) {
         return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(w), (__m512bh)_mm512_loadu_si512(x));
     }
 #endif
-    vf weight = arithmetic == WIDEN_F32 ? vf_load(w) : arithmetic == WIDEN_BF16 ? bf16_widen(w) : f16_widen(w);
-    return sum + weight * vf_load(x);
+    if (arithmetic == WIDEN_BF16) {
+        Pairs weights = bf16_widen(w);
+        sum += weights.even * vf_load(x);
+        return sum + weights.odd * vf_load((const vf*)x + 1);
+    }
+    return sum + (arithmetic == WIDEN_F32 ? vf_load(w) : f16_widen(w)) * vf_load(x);
+}
+
+// Requests what lies `near` bytes behind weights at w that are read for the first time. Intel's cores have too few
+// requests of the first-level cache under way to fill their share of the bandwidth: there the second-level cache is asked
+// too, for what lies `far` bytes behind (dev/CPU.md).
+INLINE void request(const char* w, size_t near, size_t far) {
+    __builtin_prefetch(w + near);
+    if (IS_INTELS) __builtin_prefetch(w + far, 0, 2);
 }
 
 // acc (nr, MR) += steps [first, last) of w (MR rows, by pointer) · x (nr packed rows, by pointer), C elements each;
 // `next`: see dot_tile.
 INLINE void dot_steps(vf (*acc)[MR], const char* const* w, const char* const* x, size_t first, size_t last, size_t C,
                       Arithmetic arithmetic, size_t next, int nr) {
-    size_t w_size = arithmetic == WIDEN_F32 ? 4 : 2, step = step_elements(arithmetic), whole = C / step;
-    size_t w_step = step * w_size, x_step = sizeof(vf); // bytes
+    const size_t w_size = arithmetic == WIDEN_F32 ? 4 : 2, step = step_elements(arithmetic);
+    const size_t at_once = steps_at_once(arithmetic), whole = C / (step * at_once) * at_once;
+    const size_t w_step = step * w_size, x_step = sizeof(vf); // bytes
     const size_t end = last < whole ? last : whole;
     // by twos: with segments the loop ends more often, which cost 1 % of a token's time (dev/CPU.md)
-    _Pragma("GCC unroll 2") for (size_t k = first; k < end; k++) {
+    _Pragma("GCC unroll 2") for (size_t k = first; k < end; k += at_once) {
         UNROLL for (int m = 0; m < MR; m++) {
-            if (next > 0) __builtin_prefetch(w[m] + k * w_step + next);
+            if (next > 0) request(w[m] + k * w_step, next, 3 * next);
             UNROLL for (int n = 0; n < nr; n++) acc[n][m] =
                 dot_add(acc[n][m], w[m] + k * w_step, x[n] + k * x_step, arithmetic);
         }
@@ -541,6 +574,7 @@ static size_t rows_for_tall(DType dtype, size_t R) {
     size_t from = 13, most_left = 6;
     switch (arithmetic_of(dtype, LONG_SUM)) {
     case INT8_BY_INT8: from = 5, most_left = 2; break;
+    case WIDEN_F32: from = VL == 16 && IS_INTELS ? 25 : from; break;
     case WIDEN_BF16:
     case WIDEN_F16: from = VL == 16 ? 25 : from; break; // a group has its weights widened and stored before
     default: break;

@@ -76,27 +76,34 @@ static size_t tile_bytes(DType dtype, size_t C) {
     return multiplied_in_place(arithmetic, C) ? 0 : TALL_COLUMNS * tile_row_bytes(arithmetic, C);
 }
 
-// One step of weights as 32-bit numbers: floats, or pairs of bf16.
-INLINE vf weights_step(const char* at, Arithmetic arithmetic) {
-    return arithmetic == WIDEN_BF16 ? bf16_widen(at) : arithmetic == WIDEN_F16 ? f16_widen(at) : vf_load(at);
+// The steps at once of weights, as 32-bit numbers: floats, or pairs of bf16.
+INLINE void copy_steps(char* out, const char* w, Arithmetic arithmetic) {
+    if (arithmetic == WIDEN_BF16) {
+        Pairs weights = bf16_widen(w);
+        vf_store(out, weights.even);
+        vf_store(out + sizeof(vf), weights.odd);
+    } else {
+        vf_store(out, arithmetic == WIDEN_F16 ? f16_widen(w) : vf_load(w));
+    }
 }
 
 // A segment of a row of weights, copied; zeros behind C.
 INLINE void tile_copy(char* out, const char* row, size_t C, Segment segment, Arithmetic arithmetic) {
-    size_t w_size = arithmetic == WIDEN_F32 ? 4 : 2, step = step_elements(arithmetic), whole = C / step;
-    for (size_t s = segment.first; s < (segment.last < whole ? segment.last : whole); s++) {
-        vf_store(out + s * sizeof(vf), weights_step(row + s * step * w_size, arithmetic));
+    const size_t w_size = arithmetic == WIDEN_F32 ? 4 : 2, step = step_elements(arithmetic);
+    const size_t at_once = steps_at_once(arithmetic), whole = C / (step * at_once) * at_once;
+    for (size_t s = segment.first; s < (segment.last < whole ? segment.last : whole); s += at_once) {
+        copy_steps(out + s * sizeof(vf), row + s * step * w_size, arithmetic);
     }
     if (segment.last > whole) {
         char rest[64] = {0};
         memcpy(rest, row + whole * step * w_size, (C - whole * step) * w_size);
-        vf_store(out + whole * sizeof(vf), weights_step(rest, arithmetic));
+        copy_steps(out + whole * sizeof(vf), rest, arithmetic);
     }
 }
 
 // The same of row o of a matrix in BF16Z, in whole blocks.
 INLINE void tile_unpack(char* out, const Product* p, size_t o, Segment segment, Arithmetic arithmetic) {
-    const size_t step = step_elements(arithmetic), steps = BF16Z_BLOCK / step;
+    const size_t step = step_elements(arithmetic), steps = BF16Z_BLOCK / step, at_once = steps_at_once(arithmetic);
     const char* row = p->weight + o * p->weight_bytes;
     const uint32_t *rare = p->rare + p->rare_starts[o], *rare_end = p->rare + p->rare_starts[o + 1];
     VbTable table = vb_table(p->common);
@@ -104,8 +111,8 @@ INLINE void tile_unpack(char* out, const Product* p, size_t o, Segment segment, 
     for (size_t b = segment.first / steps; b * steps < segment.last; b++) {
         Bf16Block block __attribute__((aligned(64)));
         rare = bf16z_unpack_all(block, row, b, rare, rare_end, table);
-        for (size_t s = 0; s < steps && b * steps + s < segment.last; s++) {
-            vf_store(out + (b * steps + s) * sizeof(vf), weights_step(block + s * step * 2, unpacked(arithmetic)));
+        for (size_t s = 0; s < steps && b * steps + s < segment.last; s += at_once) {
+            copy_steps(out + (b * steps + s) * sizeof(vf), block + s * step * 2, unpacked(arithmetic));
         }
     }
 }
