@@ -324,17 +324,19 @@ static void f16_narrow(uint16_t* out, const float* in, size_t n) {
     row_from_f32(out + i, NULL, in + i, DTYPE_F16, n - i);
 }
 
-// Elements of a row that one vector of a product takes in, and how many such steps C elements are: in whole pairs where
-// weights are widened two steps at a time.
+// Elements of a row that one vector of a product takes in; the steps that weights are loaded for at once; and how many
+// steps C elements fill, or take, in whole pairs where it is two at once.
 INLINE size_t step_elements(Arithmetic arithmetic) {
     return unpacked(arithmetic) == BF16_BY_BF16 ? 2 * VL : VL;
 }
 INLINE size_t steps_at_once(Arithmetic arithmetic) {
     return unpacked(arithmetic) == WIDEN_BF16 ? 2 : 1;
 }
+INLINE size_t whole_steps(Arithmetic arithmetic, size_t C) {
+    return C / (step_elements(arithmetic) * steps_at_once(arithmetic)) * steps_at_once(arithmetic);
+}
 INLINE size_t num_steps(Arithmetic arithmetic, size_t C) {
-    size_t elements = step_elements(arithmetic) * steps_at_once(arithmetic);
-    return (C + elements - 1) / elements * steps_at_once(arithmetic);
+    return whole_steps(arithmetic, C + step_elements(arithmetic) * steps_at_once(arithmetic) - 1);
 }
 
 // A long row is summed in segments, about equally long: first the lanes of each, then the segments one after the other.
@@ -384,7 +386,7 @@ INLINE void request(const char* w, size_t near, size_t far) {
 INLINE void dot_steps(vf (*acc)[MR], const char* const* w, const char* const* x, size_t first, size_t last, size_t C,
                       Arithmetic arithmetic, size_t next, int nr) {
     const size_t w_size = arithmetic == WIDEN_F32 ? 4 : 2, step = step_elements(arithmetic);
-    const size_t at_once = steps_at_once(arithmetic), whole = C / (step * at_once) * at_once;
+    const size_t at_once = steps_at_once(arithmetic), whole = whole_steps(arithmetic, C);
     const size_t w_step = step * w_size, x_step = sizeof(vf); // bytes
     const size_t end = last < whole ? last : whole;
     // by twos: with segments the loop ends more often, which cost 1 % of a token's time (dev/CPU.md)

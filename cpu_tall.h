@@ -90,7 +90,7 @@ INLINE void copy_steps(char* out, const char* w, Arithmetic arithmetic) {
 // A segment of a row of weights, copied; zeros behind C.
 INLINE void tile_copy(char* out, const char* row, size_t C, Segment segment, Arithmetic arithmetic) {
     const size_t w_size = arithmetic == WIDEN_F32 ? 4 : 2, step = step_elements(arithmetic);
-    const size_t at_once = steps_at_once(arithmetic), whole = C / (step * at_once) * at_once;
+    const size_t at_once = steps_at_once(arithmetic), whole = whole_steps(arithmetic, C);
     for (size_t s = segment.first; s < (segment.last < whole ? segment.last : whole); s += at_once) {
         copy_steps(out + s * sizeof(vf), row + s * step * w_size, arithmetic);
     }
