@@ -342,8 +342,10 @@ INLINE size_t num_steps(Arithmetic arithmetic, size_t C) {
 // A long row is summed in segments, about equally long: first the lanes of each, then the segments one after the other.
 // With them the product for many rows stays in the first-level cache. Steps of a segment, whole pairs; the last one may
 // have fewer.
+enum { MOST_SEGMENT_STEPS = 48 * 16 / VL };
+
 static size_t segment_steps(size_t steps) {
-    const size_t most = 48 * 16 / VL, segments = (steps + most - 1) / most;
+    const size_t segments = (steps + MOST_SEGMENT_STEPS - 1) / MOST_SEGMENT_STEPS;
     return ((steps + segments - 1) / segments + 1) / 2 * 2;
 }
 
@@ -585,18 +587,27 @@ static size_t rows_for_tall(DType dtype, size_t R) {
     return R % VL <= most_left ? R / VL * VL : R;
 }
 
+// Weights in f32 with so few rows that many lines are to be requested in a short time. Beside the others in one function
+// gcc would keep some of their innermost loops' numbers in memory.
+static __attribute__((noinline)) void tall_columns_spread(const Product* p, size_t R, size_t begin, char* tile) {
+    tall_columns(p, WIDEN_F32, R, begin, tile, true);
+}
+
 static void matmul_tall(float* out, const void* inp, const Tensor* weight, const float* bias, size_t R, size_t C,
                         size_t OC, size_t begin, size_t end, Epilogue epilogue, void* tile) {
     Product p = product_of(out, inp, weight, bias, C, OC, end, epilogue);
     switch (arithmetic_of(weight->dtype, C)) {
-    case WIDEN_F32: tall_columns(&p, WIDEN_F32, R, begin, tile); return;
-    case WIDEN_BF16: tall_columns(&p, WIDEN_BF16, R, begin, tile); return;
-    case WIDEN_F16: tall_columns(&p, WIDEN_F16, R, begin, tile); return;
-    case UNPACK_WIDEN_BF16: tall_columns(&p, UNPACK_WIDEN_BF16, R, begin, tile); return;
-    case INT8_BY_INT8: tall_columns(&p, INT8_BY_INT8, R, begin, tile); return;
+    case WIDEN_F32:
+        if (NR > 4 && R <= 64) tall_columns_spread(&p, R, begin, tile);
+        else tall_columns(&p, WIDEN_F32, R, begin, tile, false);
+        return;
+    case WIDEN_BF16: tall_columns(&p, WIDEN_BF16, R, begin, tile, false); return;
+    case WIDEN_F16: tall_columns(&p, WIDEN_F16, R, begin, tile, false); return;
+    case UNPACK_WIDEN_BF16: tall_columns(&p, UNPACK_WIDEN_BF16, R, begin, tile, false); return;
+    case INT8_BY_INT8: tall_columns(&p, INT8_BY_INT8, R, begin, tile, false); return;
 #if defined(__AVX512BF16__)
-    case BF16_BY_BF16: tall_columns(&p, BF16_BY_BF16, R, begin, tile); return;
-    case UNPACK_BF16_BY_BF16: tall_columns(&p, UNPACK_BF16_BY_BF16, R, begin, tile); return;
+    case BF16_BY_BF16: tall_columns(&p, BF16_BY_BF16, R, begin, tile, false); return;
+    case UNPACK_BF16_BY_BF16: tall_columns(&p, UNPACK_BF16_BY_BF16, R, begin, tile, false); return;
 #endif
     default: return;
     }

@@ -139,27 +139,6 @@ INLINE vf tall_add(vf sum, float w, vf x, Arithmetic arithmetic) {
     return sum + x * vf_set(w);
 }
 
-// acc (2, TALL_COLUMNS, groups) += what lanes i and i + LANE_PAIRS of the segment add to a tile's sums
-INLINE void tall_steps(TallSums* acc, const float* const* x, const char* const* w, size_t i, Segment segment,
-                       Arithmetic arithmetic, int groups) {
-    for (size_t s = segment.first; s < segment.last; s++) {
-        vf rows[2][TALL_GROUPS];
-        UNROLL for (size_t half = 0; half < 2; half++) {
-            UNROLL for (int g = 0; g < groups; g++) {
-                rows[half][g] = vf_load(x[g] + group_index(s, i + half * LANE_PAIRS, segment));
-            }
-        }
-        UNROLL for (int c = 0; c < TALL_COLUMNS; c++) {
-            UNROLL for (size_t half = 0; half < 2; half++) {
-                float weight;
-                memcpy(&weight, w[c] + (s * VL + half * LANE_PAIRS + i) * sizeof weight, sizeof weight);
-                UNROLL for (int g = 0; g < groups; g++) acc[half][c][g] =
-                    tall_add(acc[half][c][g], weight, rows[half][g], arithmetic);
-            }
-        }
-    }
-}
-
 // Weights that are needed soon, requested line by line while others are worked with: the rows of one tile after the
 // other, in the order in which they are first met: tiles of a panel, segments, panels.
 typedef struct {
@@ -168,8 +147,15 @@ typedef struct {
     size_t tile, row;     // whose row comes next
     const char *at, *end; // what is left of the one before
     size_t until;         // tile
-    size_t lines;         // at a time
+    size_t lines;         // for a pair of lanes
+
+    const char* spread[MOST_SEGMENT_STEPS]; // of these lines those that the steps of the pair are to request
+    size_t num_spread;
 } Ahead;
+
+INLINE void request_line(const char* at) {
+    __builtin_prefetch(at, 0, 2); // into the second-level cache
+}
 
 INLINE void ahead_next_row(Ahead* ahead, Arithmetic arithmetic) {
     const Product* p = ahead->p;
@@ -183,13 +169,16 @@ INLINE void ahead_next_row(Ahead* ahead, Arithmetic arithmetic) {
     if (ahead->row == TALL_COLUMNS) ahead->tile++, ahead->row = 0;
 }
 
-INLINE void ahead_request(Ahead* ahead, Arithmetic arithmetic) {
+// Requests the lines of the next pair of lanes, but leaves up to `most` of them to its steps.
+INLINE void ahead_request(Ahead* ahead, Arithmetic arithmetic, size_t most) {
+    ahead->num_spread = 0;
     for (size_t n = 0; n < ahead->lines; n++, ahead->at += 64) {
         if (ahead->at >= ahead->end) {
             if (ahead->tile >= ahead->until) return;
             ahead_next_row(ahead, arithmetic);
         }
-        __builtin_prefetch(ahead->at, 0, 2);
+        if (ahead->num_spread < most) ahead->spread[ahead->num_spread++] = ahead->at;
+        else request_line(ahead->at);
     }
 }
 
@@ -199,6 +188,45 @@ INLINE void ahead_plan(Ahead* ahead, size_t until, size_t times, Arithmetic arit
     size_t lines = tiles * TALL_COLUMNS * (ahead->p->weight_bytes / segments / 64 + 1);
     ahead->until = until;
     ahead->lines = (lines + times - 1) / times;
+}
+
+// acc (2, TALL_COLUMNS, groups) += what lanes i and i + LANE_PAIRS of a step add to a tile's sums
+INLINE void tall_step(TallSums* acc, const float* const* x, const char* const* w, size_t i, size_t s, Segment segment,
+                      Arithmetic arithmetic, int groups) {
+    vf rows[2][TALL_GROUPS];
+    UNROLL for (size_t half = 0; half < 2; half++) {
+        UNROLL for (int g = 0; g < groups; g++) {
+            rows[half][g] = vf_load(x[g] + group_index(s, i + half * LANE_PAIRS, segment));
+        }
+    }
+    UNROLL for (int c = 0; c < TALL_COLUMNS; c++) {
+        UNROLL for (size_t half = 0; half < 2; half++) {
+            float weight;
+            memcpy(&weight, w[c] + (s * VL + half * LANE_PAIRS + i) * sizeof weight, sizeof weight);
+            UNROLL for (int g = 0; g < groups; g++) acc[half][c][g] =
+                tall_add(acc[half][c][g], weight, rows[half][g], arithmetic);
+        }
+    }
+}
+
+// The same for all steps of the segment. With `spread` every second step, or each if need be, requests a line of weights:
+// until memory answers, a request holds one of the few places (16 on the Xeon of dev/CPU.md) through which activations
+// too come into the first-level cache, and many requests at once keep these out.
+INLINE void tall_steps(TallSums* acc, const float* const* x, const char* const* w, size_t i, Segment segment,
+                       Arithmetic arithmetic, int groups, const Ahead* ahead, bool spread) {
+    if (spread) {
+        const char* const* line = ahead->spread;
+        const char* const* even_end = line + ahead->num_spread;
+        const char* const* odd_end = 2 * ahead->num_spread > segment.last - segment.first ? even_end : line;
+        _Pragma("GCC unroll 2") for (size_t s = segment.first; s < segment.last; s++) {
+            if (line < (s % 2 == 0 ? even_end : odd_end)) request_line(*line++);
+            tall_step(acc, x, w, i, s, segment, arithmetic, groups);
+        }
+    } else {
+        for (size_t s = segment.first; s < segment.last; s++) {
+            tall_step(acc, x, w, i, s, segment, arithmetic, groups);
+        }
+    }
 }
 
 INLINE void tall_sums_copy(vf (*to)[TALL_GROUPS], vf (*from)[TALL_GROUPS], int groups) {
@@ -222,13 +250,13 @@ INLINE int next_pair(int i) {
 // sums (TALL_COLUMNS, groups) = groups of rows at x times TALL_COLUMNS rows of weights at w over a segment, plus those
 // of the segments before it.
 INLINE void tall_tile(vf (*sums)[TALL_GROUPS], const float* const* x, const char* const* w, size_t C, Segment segment,
-                      Arithmetic arithmetic, Ahead* ahead, int groups) {
+                      Arithmetic arithmetic, Ahead* ahead, int groups, bool spread) {
     TallSums waiting[4]; // sums of 2, 4, 8 lanes that their partners have yet to meet
     for (int n = 0, i = 0; n < LANE_PAIRS; n++, i = next_pair(i)) {
-        ahead_request(ahead, arithmetic);
+        ahead_request(ahead, arithmetic, spread ? segment.last - segment.first : 0);
         TallSums acc[2] = {{{{0}}}};
         if (arithmetic == INT8_BY_INT8) q8_tall_pair(acc, x, w, (size_t)i, C, groups);
-        else tall_steps(acc, x, w, (size_t)i, segment, arithmetic, groups);
+        else tall_steps(acc, x, w, (size_t)i, segment, arithmetic, groups, ahead, spread);
         tall_sums_add(acc[0], acc[1], groups);
         int level = 0;
         for (; n >> level & 1; level++) tall_sums_add(acc[0], waiting[level], groups);
@@ -242,7 +270,7 @@ typedef vf PanelSums[PANEL_COLUMNS][TALL_GROUPS];
 
 // Adds what the segment's weights of the tile from column o + c on give with `count` rows from r on.
 INLINE void tall_rows(PanelSums* sums, const Product* p, size_t r, size_t count, size_t o, size_t c, Segment segment,
-                      Arithmetic arithmetic, char* tile, Ahead* ahead) {
+                      Arithmetic arithmetic, char* tile, Ahead* ahead, bool spread) {
     const char* w[TALL_COLUMNS];
     for (size_t i = 0; i < TALL_COLUMNS; i++) { // past the last column it is computed again
         size_t column = o + c + i < p->end ? o + c + i : p->end - 1;
@@ -253,9 +281,9 @@ INLINE void tall_rows(PanelSums* sums, const Product* p, size_t r, size_t count,
         const float* x[TALL_GROUPS] = {(const float*)(const void*)group};
         if (count - n * TALL_ROWS > VL) {
             x[1] = (const float*)(const void*)(group + VL * p->inp_bytes);
-            tall_tile(sums[n] + c, x, w, p->C, segment, arithmetic, ahead, TALL_GROUPS);
+            tall_tile(sums[n] + c, x, w, p->C, segment, arithmetic, ahead, TALL_GROUPS, spread);
         } else {
-            tall_tile(sums[n] + c, x, w, p->C, segment, arithmetic, ahead, 1);
+            tall_tile(sums[n] + c, x, w, p->C, segment, arithmetic, ahead, 1, spread);
         }
     }
 }
@@ -299,12 +327,12 @@ INLINE size_t block_rows(const Product* p, Arithmetic arithmetic) {
 }
 
 // The first tile's weights are requested at once, then always those of the next two while one is worked with.
-INLINE void tall_columns(const Product* p, Arithmetic arithmetic, size_t R, size_t begin, char* tile) {
+INLINE void tall_columns(const Product* p, Arithmetic arithmetic, size_t R, size_t begin, char* tile, bool spread) {
     PanelSums sums[MAX_BLOCK_ROWS / TALL_ROWS];
     size_t block = block_rows(p, arithmetic), segments = tall_segments(p, arithmetic);
     Ahead ahead = {.p = p, .begin = begin};
     ahead_plan(&ahead, 1, 1, arithmetic);
-    ahead_request(&ahead, arithmetic);
+    ahead_request(&ahead, arithmetic, 0);
     for (size_t o = begin, panel = 0; o < p->end; o += PANEL_COLUMNS, panel++) {
         size_t tiles = p->end - o < PANEL_COLUMNS ? (p->end - o + TALL_COLUMNS - 1) / TALL_COLUMNS : PANEL_TILES;
         for (size_t r = 0; r < R; r += block) {
@@ -313,7 +341,7 @@ INLINE void tall_columns(const Product* p, Arithmetic arithmetic, size_t R, size
                 size_t t = n % tiles, i = n / tiles;
                 ahead_plan(&ahead, (panel * segments + i) * PANEL_TILES + t + 3, pairs * LANE_PAIRS, arithmetic);
                 tall_rows(sums, p, r, count, o, t * TALL_COLUMNS, tall_segment(p, i, arithmetic), arithmetic, tile,
-                          &ahead);
+                          &ahead, spread);
             }
             for (size_t n = 0; n < pairs; n++) {
                 size_t first = r + n * TALL_ROWS;
