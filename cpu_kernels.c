@@ -43,6 +43,11 @@ typedef float v4f __attribute__((vector_size(16)));
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
+#if defined(__AVX512F__)
+#define UNROLL_STEPS _Pragma("GCC unroll 4") // of the product for many rows; gcc has too few registers elsewhere
+#else
+#define UNROLL_STEPS
+#endif
 
 INLINE vf vf_load(const void* p) {
     vf v;

@@ -223,7 +223,7 @@ INLINE void tall_steps(TallSums* acc, const float* const* x, const char* const* 
             tall_step(acc, x, w, i, s, segment, arithmetic, groups);
         }
     } else {
-        for (size_t s = segment.first; s < segment.last; s++) {
+        UNROLL_STEPS for (size_t s = segment.first; s < segment.last; s++) {
             tall_step(acc, x, w, i, s, segment, arithmetic, groups);
         }
     }
