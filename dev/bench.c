@@ -140,29 +140,33 @@ static double predict(const Bench* b, double bandwidth, int position, int T) {
     return pass_roof(&b->model.config, b->model.dtype, (CallShape){.B = 1, .T = T, .position = position}, &roof);
 }
 
-// Bytes per second of reading as much as a token does, for the fourth time: what caches hold from one token to the next
-// they hold here.
-static double read_again(const Bench* b) {
+// What a token reads that sees so many positions: the weights, and the keys and values of all layers.
+static double bytes_read(const Bench* b, double positions) {
+    const GPT2Config* c = &b->model.config;
+    double cache = 2.0 * c->num_layers * c->channels * positions * (b->model.dtype == DTYPE_F32 ? 4 : 2);
+    return (double)gpt2_bytes_per_token(&b->model, b->model.dtype) + cache;
+}
+
+// Bytes per second of reading so many, as many as a token does, for the fourth time: what caches hold from one token to
+// the next they hold here.
+static double read_again(const Bench* b, double bytes) {
     const char* variant = cpu_kernels_select(b->options->kernels)->name;
-    for (int i = 0; i < 3; i++) machine_read_rate(variant, b->buffer, b->buffer_bytes, 1, b->options->threads);
-    return machine_read_rate(variant, b->buffer, b->buffer_bytes, 1, b->options->threads);
+    for (int i = 0; i < 3; i++) machine_read_rate(variant, b->buffer, (size_t)bytes, 1, b->options->threads);
+    return machine_read_rate(variant, b->buffer, (size_t)bytes, 1, b->options->threads);
 }
 
 // n tokens decoded at `depth`; the bandwidth and the peer are measured between the repeats.
 static void bench_decode(Bench* b, int depth, int n) {
     const BenchOptions* o = b->options;
-    const GPT2Config* c = &b->model.config;
     char name[48];
     snprintf(name, sizeof name, depth > 0 ? "decode %d at depth %d" : "decode %d from empty", n, depth);
-    // keys and values of all layers at the middle of the run
-    double cache = 2.0 * c->num_layers * c->channels * (depth + n / 2.0) * (b->model.dtype == DTYPE_F32 ? 4 : 2);
     Row row = {.name = name, .depth = depth, .tokens = n, .per_second = 1, .unit = "tokens/s"};
-    row.bytes = (double)gpt2_bytes_per_token(&b->model, b->model.dtype) + cache;
+    row.bytes = bytes_read(b, depth + n / 2.0); // at the middle of the run
     if (o->peer != NULL) peer_choose_flags(o, row.peer_flags, 0, n, depth);
     if (depth > 0) run_seconds(b, b->device, 0, depth);
     for (int i = 0; i < o->repeats; i++) {
         times_add(&row.seconds, bench_decode_seconds(b, b->device, depth, n));
-        times_add(&row.bandwidth, read_again(b));
+        times_add(&row.bandwidth, read_again(b, row.bytes));
         if (o->threads > 1) times_add(&row.handover, machine_handover());
         if (o->peer != NULL) times_add(&row.peer, peer_seconds(o, row.peer_flags, 0, n, depth));
     }
@@ -196,7 +200,7 @@ static void bench_prefill(Bench* b, int unused, int T) {
         times_add(&row.peak, machine_product_rate(cpu_kernels_select(o->kernels)->name, b->model.dtype, o->threads));
         if (o->peer != NULL) times_add(&row.peer, peer_seconds(o, row.peer_flags, T, 0, 0));
     }
-    row.predicted = predict(b, read_again(b), 0, T);
+    row.predicted = predict(b, read_again(b, bytes_read(b, T)), 0, T);
     bench_report(b, &row);
 }
 
@@ -328,15 +332,14 @@ static void bench_open(Bench* b) {
     const GPT2Config* c = &b->model.config;
     DeviceOptions options = {
         .max_seq_len = c->max_seq_len, .max_batch = 1, .num_threads = o->threads, .kernels = o->kernels};
-    b->buffer_bytes = gpt2_bytes_per_token(&b->model, b->model.dtype) / 64 * 64;
     b->device = gpt2_cpu.open(&b->model, &options, &error);
     b->logits = allocate((size_t)c->vocab_size, sizeof *b->logits, "logits", &error);
     b->tokens = allocate((size_t)c->max_seq_len, sizeof *b->tokens, "tokens", &error);
-    b->buffer = machine_read_buffer(b->buffer_bytes, &error);
+    b->buffer = machine_read_buffer((size_t)bytes_read(b, c->max_seq_len), &error);
     if (b->device == NULL || b->logits == NULL || b->tokens == NULL || b->buffer == NULL) die(&error);
     for (int i = 0; i < c->max_seq_len; i++) b->tokens[i] = (int)((unsigned)i * 7919u % (unsigned)c->vocab_size);
     printf("GPT-2 %s, %s weights, %s; %.1f MB per token; medians of %d [fastest .. slowest]\n", o->shape,
-           dtype_names[o->dtype], gpt2_cpu.describe(b->device), 1e-6 * (double)b->buffer_bytes, o->repeats);
+           dtype_names[o->dtype], gpt2_cpu.describe(b->device), 1e-6 * bytes_read(b, 0), o->repeats);
     Times f32 = {.n = 0}, products = {.n = 0};
     for (int i = 0; i < o->repeats; i++) {
         const char* variant = cpu_kernels_select(o->kernels)->name;

@@ -46,10 +46,9 @@ typedef struct {
     const BenchOptions* options;
     GPT2Model model;
     Device* device;
-    float* logits; // (V)
-    int* tokens;   // (maxT)
-    void* buffer;  // (buffer_bytes) for the bandwidth: as much as a token reads
-    size_t buffer_bytes;
+    float* logits;        // (V)
+    int* tokens;          // (maxT)
+    void* buffer;         // for the bandwidth: as much as a token with a full context reads
     Roof roof;            // for predictions, but for the bandwidth, which is measured beside each row
     double token_seconds; // of decoding 20 tokens from an empty context, 0 before it was measured
     FILE* json;           // or NULL
