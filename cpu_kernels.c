@@ -44,7 +44,7 @@ typedef float v4f __attribute__((vector_size(16)));
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 #if defined(__AVX512F__)
-#define UNROLL_STEPS _Pragma("GCC unroll 4") // of the product for many rows; gcc has too few registers elsewhere
+#define UNROLL_STEPS _Pragma("GCC unroll 4") // of the product for many rows; in 16 registers two do not fit
 #else
 #define UNROLL_STEPS
 #endif
@@ -345,10 +345,10 @@ INLINE size_t num_steps(Arithmetic arithmetic, size_t C) {
 }
 
 // A long row is summed in segments, about equally long: first the lanes of each, then the segments one after the other.
-// With them the product for many rows stays in the first-level cache. Steps of a segment, whole pairs; the last one may
-// have fewer.
+// With them the product for many rows stays in the first-level cache.
 enum { MOST_SEGMENT_STEPS = 48 * 16 / VL };
 
+// Steps of a segment, whole pairs; the last one may have fewer.
 static size_t segment_steps(size_t steps) {
     const size_t segments = (steps + MOST_SEGMENT_STEPS - 1) / MOST_SEGMENT_STEPS;
     return ((steps + segments - 1) / segments + 1) / 2 * 2;
@@ -592,8 +592,8 @@ static size_t rows_for_tall(DType dtype, size_t R) {
     return R % VL <= most_left ? R / VL * VL : R;
 }
 
-// Weights in f32 with so few rows that many lines are to be requested in a short time. Beside the others in one function
-// gcc would keep some of their innermost loops' numbers in memory.
+// Weights in f32 with so few rows that many lines are to be requested in a short time (measured with AVX-512). Beside the
+// others in one function gcc would keep some of their innermost loops' numbers in memory.
 static __attribute__((noinline)) void tall_columns_spread(const Product* p, size_t R, size_t begin, char* tile) {
     tall_columns(p, WIDEN_F32, R, begin, tile, true);
 }
@@ -603,7 +603,7 @@ static void matmul_tall(float* out, const void* inp, const Tensor* weight, const
     Product p = product_of(out, inp, weight, bias, C, OC, end, epilogue);
     switch (arithmetic_of(weight->dtype, C)) {
     case WIDEN_F32:
-        if (NR > 4 && R <= 64) tall_columns_spread(&p, R, begin, tile);
+        if (VL == 16 && R <= 64) tall_columns_spread(&p, R, begin, tile);
         else tall_columns(&p, WIDEN_F32, R, begin, tile, false);
         return;
     case WIDEN_BF16: tall_columns(&p, WIDEN_BF16, R, begin, tile, false); return;

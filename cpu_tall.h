@@ -326,7 +326,8 @@ INLINE size_t block_rows(const Product* p, Arithmetic arithmetic) {
     return rows < TALL_ROWS ? TALL_ROWS : rows > MAX_BLOCK_ROWS ? MAX_BLOCK_ROWS : rows;
 }
 
-// The first tile's weights are requested at once, then always those of the next two while one is worked with.
+// The first tile's weights are requested at once, then always those of the next two while one is worked with: as each
+// pair of lanes begins or, with `spread`, step by step.
 INLINE void tall_columns(const Product* p, Arithmetic arithmetic, size_t R, size_t begin, char* tile, bool spread) {
     PanelSums sums[MAX_BLOCK_ROWS / TALL_ROWS];
     size_t block = block_rows(p, arithmetic), segments = tall_segments(p, arithmetic);
