@@ -577,6 +577,13 @@ static void matmul(float* out, const void* inp, const Tensor* weight, const floa
 
 #include "cpu_tall.h"
 
+// Where both products take floats, and whole vectors of them.
+static bool leaves_groups(DType dtype, size_t C, size_t OC) {
+    Arithmetic arithmetic = unpacked(arithmetic_of(dtype, C));
+    return arithmetic == unpacked(arithmetic_of(dtype, OC)) && arithmetic != BF16_BY_BF16 &&
+           arithmetic != INT8_BY_INT8 && padded(OC) == OC;
+}
+
 // Measured (dev/CPU.md). When all other rows fill groups, few that are left are faster multiplied as few rows: the
 // weights, just read, come from a cache. More of them make a group, which takes as long as a full one.
 static size_t rows_for_tall(DType dtype, size_t R) {
@@ -857,6 +864,7 @@ const CpuKernels CONCAT(cpu_kernels_, VARIANT) = {
     .group_rows = group_rows,
     .tile_bytes = tile_bytes,
     .matmul_tall = matmul_tall,
+    .leaves_groups = leaves_groups,
     .rows_for_tall = rows_for_tall,
     .layernorm = layernorm,
     .cache_store = cache_store,

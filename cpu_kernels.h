@@ -20,9 +20,10 @@ static inline size_t padded_head_size(size_t hs) {
 
 // What happens to the sums of a matrix product on their way into out.
 typedef enum {
-    EPILOGUE_STORE, // out = sum + bias
-    EPILOGUE_ADD,   // out += sum + bias: the residual connection
-    EPILOGUE_GELU   // out = GELU(sum + bias)
+    EPILOGUE_STORE,         // out = sum + bias
+    EPILOGUE_ADD,           // out += sum + bias: the residual connection
+    EPILOGUE_GELU,          // out = GELU(sum + bias)
+    EPILOGUE_GELU_IN_GROUPS // the same, by matmul_tall, for another such product
 } Epilogue;
 
 // The KV cache of one head of one layer of one sequence, as DTYPE_F32 or DTYPE_F16.
@@ -53,6 +54,11 @@ typedef struct {
     size_t (*tile_bytes)(DType dtype, size_t C);
     void (*matmul_tall)(float* out, const void* inp, const Tensor* weight, const float* bias, size_t R, size_t C,
                         size_t OC, size_t begin, size_t end, Epilogue epilogue, void* tile);
+
+    // With EPILOGUE_GELU_IN_GROUPS out is the groups that pack_row and group_rows would make of the rows, for weights of
+    // the same dtype: OC * sizeof(float) bytes a row, rows rounded up to rows_of_group. begin and end are multiples of
+    // TALL_PRODUCT_COLUMNS or OC. leaves_groups: is that possible for a product of C channels to OC columns?
+    bool (*leaves_groups)(DType dtype, size_t C, size_t OC);
 
     // How many of R rows, the first ones, are to pass through matmul_tall rather than matmul to be faster: none, all, or
     // those that fill whole groups.

@@ -319,6 +319,21 @@ INLINE void tall_store(const Product* p, PanelSums sums, size_t r, size_t count,
     }
 }
 
+// Puts a panel's sums away as they are, a vector of rows for each column, where a group has them: see group_index,
+// pack_f32 and pack_pairs.
+INLINE void tall_store_groups(const Product* p, Arithmetic arithmetic, PanelSums sums, size_t r, size_t count,
+                              size_t o) {
+    const size_t steps = p->OC / VL, at_once = steps_at_once(arithmetic);
+    for (size_t c = 0; c < PANEL_COLUMNS && o + c < p->end; c++) {
+        size_t step = (o + c) / (VL * at_once) * at_once, place = (o + c) % (VL * at_once);
+        size_t at = group_index(step + place % at_once, place / at_once, segment_of(step, segment_steps(steps), steps));
+        vf bias = p->bias != NULL ? vf_set(p->bias[o + c]) : (vf){0};
+        for (size_t g = 0; g * VL < count; g++) {
+            vf_store(p->out + (r + g * VL) * p->OC + at, vf_gelu(sums[c][g] + bias));
+        }
+    }
+}
+
 enum { BLOCK_BYTES = 400 * 1024, MAX_BLOCK_ROWS = 256 };
 
 INLINE size_t block_rows(const Product* p, Arithmetic arithmetic) {
@@ -345,8 +360,9 @@ INLINE void tall_columns(const Product* p, Arithmetic arithmetic, size_t R, size
                           &ahead, spread);
             }
             for (size_t n = 0; n < pairs; n++) {
-                size_t first = r + n * TALL_ROWS;
-                tall_store(p, sums[n], first, R - first < TALL_ROWS ? R - first : TALL_ROWS, o);
+                size_t first = r + n * TALL_ROWS, rows = R - first < TALL_ROWS ? R - first : TALL_ROWS;
+                if (p->epilogue == EPILOGUE_GELU_IN_GROUPS) tall_store_groups(p, arithmetic, sums[n], first, rows, o);
+                else tall_store(p, sums[n], first, rows, o);
             }
         }
     }

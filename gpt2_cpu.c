@@ -59,7 +59,7 @@ struct Device {
     float* x;     // (R, C) the residual stream
     float* qkv;   // (R, 3C)
     float* att;   // (R, C) what the heads found
-    float* fc;    // (R, 4C)
+    float* fc;    // (R rounded up to groups, 4C)
     char* packed; // (R rounded up to groups) packed rows of up to 4C elements
     // scratch of each thread
     float* row;    // (num_threads, 4C) one normalised row
@@ -92,7 +92,7 @@ static bool cpu_allocate(Device* d, Error* error) {
     size_t C = (size_t)c->channels, hs = C / (size_t)c->num_heads, T = (size_t)d->max_seq_len;
     size_t heads = (size_t)d->max_batch * (size_t)c->num_layers * (size_t)c->num_heads;
     size_t chunk = T < CHUNK ? T : CHUNK, R = (size_t)d->max_batch > chunk ? (size_t)d->max_batch : chunk;
-    size_t threads = (size_t)d->num_threads;
+    size_t threads = (size_t)d->num_threads, grouped = round_up(R, d->kernels->rows_of_group);
     d->max_rows = R;
     d->cache_dtype = d->model->dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_F16;
     d->key_bytes = round_up(round_up(T, KEY_BLOCK) * hs * dtype_size(d->cache_dtype), 64);
@@ -111,8 +111,8 @@ static bool cpu_allocate(Device* d, Error* error) {
            (d->x = allocate(R, C * sizeof(float), "activations", error)) &&
            (d->qkv = allocate(R, 3 * C * sizeof(float), "activations", error)) &&
            (d->att = allocate(R, C * sizeof(float), "activations", error)) &&
-           (d->fc = allocate(R, 4 * C * sizeof(float), "activations", error)) &&
-           (d->packed = allocate(round_up(R, d->kernels->rows_of_group), d->packed_bytes, "activations", error)) &&
+           (d->fc = allocate(grouped, 4 * C * sizeof(float), "activations", error)) &&
+           (d->packed = allocate(grouped, d->packed_bytes, "activations", error)) &&
            (d->row = allocate(threads, 4 * C * sizeof(float), "activations", error)) &&
            (d->alone = allocate(threads * d->alone_rows, d->packed_bytes, "activations", error)) &&
            (d->tile_bytes == 0 || (d->tile = allocate(threads, d->tile_bytes, "tiles of weights", error))) &&
@@ -251,10 +251,18 @@ typedef struct {
     const float *weight, *bias; // (C)
 } Norm;
 
+// What a product takes: R rows of C floats, of which the first ones may already be in groups.
+typedef struct {
+    const float* rows;
+    Norm norm;
+    bool in_groups; // those that pass through the product for many rows
+} Input;
+
 // Packs row r of inp (R, C), normalised, into out.
-static void pack_row(const Stage* s, void* out, const float* inp, size_t r, size_t C, Norm norm) {
+static void pack_row(const Stage* s, void* out, const Input* inp, size_t r, size_t C) {
     const Device* d = s->d;
-    const float* in = inp + r * C;
+    const float* in = inp->rows + r * C;
+    Norm norm = inp->norm;
     float* row = d->row + (size_t)s->thread * 4 * (size_t)d->model->config.channels; // (C)
     if (norm.weight != NULL) d->kernels->layernorm(row, in, norm.weight, norm.bias, C);
     d->kernels->pack_row(out, norm.weight != NULL ? row : in, d->model->dtype, C);
@@ -262,21 +270,23 @@ static void pack_row(const Stage* s, void* out, const float* inp, size_t r, size
 
 // Packs R rows of inp (R, C), normalised, for a product with the model's matrices. Few rows: every thread packs all of
 // them into its own scratch. Many: each packs its share into the common block, the first `tall` of them in groups for a
-// tall product, and waits for the others. Returns where the packed rows are.
-static const char* pack(const Stage* s, const float* inp, size_t R, size_t C, Norm norm, size_t tall) {
+// tall product, and waits for the others. Rows that are in groups are left alone. Returns where the packed rows are.
+static const char* pack(const Stage* s, const Input* inp, size_t R, size_t C, size_t tall) {
     Device* d = s->d;
     DType dtype = d->model->dtype;
     bool alone = R <= ROWS_PACKED_ALONE;
     char* mine = d->alone + (size_t)s->thread * d->alone_rows * d->packed_bytes;
     char* out = alone ? mine : d->packed;
-    size_t bytes = d->kernels->packed_row_bytes(dtype, C), begin = 0, end = R;
-    size_t group = tall > 0 ? d->kernels->rows_of_group : 1;
-    if (!alone) share(s, R, group, &begin, &end);
+    size_t start = inp->in_groups ? tall : 0, begin = 0, end = R - start;
+    size_t bytes = d->kernels->packed_row_bytes(dtype, C), group = start < tall ? d->kernels->rows_of_group : 1;
+    if (start == R) return out;
+    if (!alone) share(s, R - start, group, &begin, &end);
+    begin += start, end += start;
     for (size_t first = begin; first < end; first += group) {
         size_t n = end - first < group ? end - first : group;
         bool is_grouped = first < tall;
         char* packed = is_grouped ? mine : out + first * bytes;
-        for (size_t r = 0; r < n; r++) pack_row(s, packed + r * bytes, inp, first + r, C, norm);
+        for (size_t r = 0; r < n; r++) pack_row(s, packed + r * bytes, inp, first + r, C);
         if (is_grouped) d->kernels->group_rows(out + first * bytes, mine, n, dtype, C);
     }
     if (!alone) stage_barrier(s);
@@ -304,16 +314,19 @@ static void matmul_tall(const Stage* s, float* out, const char* packed, const Te
     }
 }
 
-// out (R, OC) = epilogue(norm(inp) (R, C) · weightᵀ + bias): this thread's columns, then the barrier.
-static void linear(const Stage* s, float* out, const float* inp, Norm norm, const Tensor* weight, const float* bias,
-                   size_t R, size_t C, size_t OC, Epilogue epilogue) {
+// out (R, OC) = epilogue(norm(inp) (R, C) · weightᵀ + bias): this thread's columns, then the barrier. With
+// EPILOGUE_GELU_IN_GROUPS the rows of the tall product are left in groups, the others are rows after them.
+static void linear(const Stage* s, float* out, Input inp, const Tensor* weight, const float* bias, size_t R, size_t C,
+                   size_t OC, Epilogue epilogue) {
     const Device* d = s->d;
     size_t tall = d->kernels->rows_for_tall(d->model->dtype, R), begin, end;
-    const char* packed = pack(s, inp, R, C, norm, tall);
-    if (tall > 0) matmul_tall(s, out, packed, weight, bias, tall, C, OC, epilogue);
+    const char* packed = pack(s, &inp, R, C, tall);
+    const char* groups = inp.in_groups ? (const char*)inp.rows : packed;
+    if (tall > 0) matmul_tall(s, out, groups, weight, bias, tall, C, OC, epilogue);
     if (tall < R) {
         const char* rest = packed + tall * d->kernels->packed_row_bytes(d->model->dtype, C);
         team_part(&d->team, s->thread, s->num_threads, OC, 4, &begin, &end); // tiles of 4 columns
+        if (epilogue == EPILOGUE_GELU_IN_GROUPS) epilogue = EPILOGUE_GELU;
         d->kernels->matmul(out + tall * OC, rest, weight, bias, R - tall, C, OC, begin, end, epilogue);
     }
     double waited = stage_barrier(s);
@@ -393,8 +406,8 @@ static Stage go_on_with(const Stage* s, int wanted) {
     return last;
 }
 
-static Norm norm_of(const GPT2Model* m, ParameterId weight, ParameterId bias, int layer) {
-    return (Norm){gpt2_vector(m, weight, layer), gpt2_vector(m, bias, layer)};
+static Input normalised(const GPT2Model* m, const float* rows, ParameterId weight, ParameterId bias, int layer) {
+    return (Input){.rows = rows, .norm = {gpt2_vector(m, weight, layer), gpt2_vector(m, bias, layer)}};
 }
 
 // One transformer block (GPT-2's pre-norm form):
@@ -406,11 +419,10 @@ static Stage block_forward(const Stage* s, int layer, int wanted) {
     Device* d = s->d;
     const GPT2Model* m = d->model;
     size_t C = (size_t)m->config.channels;
-    const Norm none = {NULL, NULL};
     Tensor qkvw = gpt2_tensor(m, QKVW, layer), attprojw = gpt2_tensor(m, ATTPROJW, layer);
     Tensor fcw = gpt2_tensor(m, FCW, layer), fcprojw = gpt2_tensor(m, FCPROJW, layer);
-    linear(s, d->qkv, d->x, norm_of(m, LN1W, LN1B, layer), &qkvw, gpt2_vector(m, QKVB, layer), stage_rows(s), C, 3 * C,
-           EPILOGUE_STORE);
+    linear(s, d->qkv, normalised(m, d->x, LN1W, LN1B, layer), &qkvw, gpt2_vector(m, QKVB, layer), stage_rows(s), C,
+           3 * C, EPILOGUE_STORE);
     operation_done(s, OPERATION_QKV, s->B, s->T);
     store_keys_and_values(s, layer);
     if (wanted == 0) return *s;
@@ -418,12 +430,14 @@ static Stage block_forward(const Stage* s, int layer, int wanted) {
     size_t R = stage_rows(&last);
     attend(&last, layer);
     operation_done(&last, OPERATION_ATTENTION, last.B, last.T);
-    linear(&last, d->x, d->att, none, &attprojw, gpt2_vector(m, ATTPROJB, layer), R, C, C, EPILOGUE_ADD);
+    linear(&last, d->x, (Input){.rows = d->att}, &attprojw, gpt2_vector(m, ATTPROJB, layer), R, C, C, EPILOGUE_ADD);
     operation_done(&last, OPERATION_ATTPROJ, last.B, last.T);
-    linear(&last, d->fc, d->x, norm_of(m, LN2W, LN2B, layer), &fcw, gpt2_vector(m, FCB, layer), R, C, 4 * C,
-           EPILOGUE_GELU);
+    bool in_groups = d->kernels->leaves_groups(m->dtype, C, 4 * C); // then fcproj need not pack them
+    linear(&last, d->fc, normalised(m, d->x, LN2W, LN2B, layer), &fcw, gpt2_vector(m, FCB, layer), R, C, 4 * C,
+           in_groups ? EPILOGUE_GELU_IN_GROUPS : EPILOGUE_GELU);
     operation_done(&last, OPERATION_FC, last.B, last.T);
-    linear(&last, d->x, d->fc, none, &fcprojw, gpt2_vector(m, FCPROJB, layer), R, 4 * C, C, EPILOGUE_ADD);
+    linear(&last, d->x, (Input){.rows = d->fc, .in_groups = in_groups}, &fcprojw, gpt2_vector(m, FCPROJB, layer), R,
+           4 * C, C, EPILOGUE_ADD);
     operation_done(&last, OPERATION_FCPROJ, last.B, last.T);
     return last;
 }
@@ -433,7 +447,7 @@ static void head_forward(const Stage* s, float* logits, size_t first, size_t n) 
     const GPT2Model* m = s->d->model;
     size_t C = (size_t)m->config.channels, V = (size_t)m->config.vocab_size;
     Tensor wte = gpt2_tensor(m, WTE, 0);
-    linear(s, logits, s->d->x + first * C, norm_of(m, LNFW, LNFB, 0), &wte, NULL, n, C, V, EPILOGUE_STORE);
+    linear(s, logits, normalised(m, s->d->x + first * C, LNFW, LNFB, 0), &wte, NULL, n, C, V, EPILOGUE_STORE);
     operation_done(s, OPERATION_HEAD, 1, (int)n);
 }
 
