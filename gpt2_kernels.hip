@@ -71,15 +71,17 @@ enum {
 // ---------------------------------------------------------------------------------------------------------------------
 // Numbers
 
+// __builtin_memcpy, as in gpt2_matrix.h: memcpy in HIP's headers is a loop over bytes. LLVM 21 kept every byte of what a
+// lane had loaded in a register of its own, and spilled.
 __device__ static __forceinline__ float float_of_bits(unsigned bits) {
     float f;
-    memcpy(&f, &bits, sizeof f);
+    __builtin_memcpy(&f, &bits, sizeof f);
     return f;
 }
 
 __device__ static __forceinline__ unsigned bits_of_float(float f) {
     unsigned bits;
-    memcpy(&bits, &f, sizeof bits);
+    __builtin_memcpy(&bits, &f, sizeof bits);
     return bits;
 }
 
@@ -89,7 +91,7 @@ __device__ static __forceinline__ float half_to_float(unsigned half) {
 #ifdef __AMDGCN__
     unsigned short bits = (unsigned short)half;
     _Float16 f;
-    memcpy(&f, &bits, sizeof f);
+    __builtin_memcpy(&f, &bits, sizeof f);
     return (float)f;
 #elif defined(__CUDA_ARCH__)
     float f;
@@ -109,7 +111,7 @@ __device__ static __forceinline__ uint16_t float_to_half(float f) {
 #ifdef __AMDGCN__
     _Float16 half = (_Float16)f;
     uint16_t bits;
-    memcpy(&bits, &half, sizeof bits);
+    __builtin_memcpy(&bits, &half, sizeof bits);
     return bits;
 #elif defined(__CUDA_ARCH__)
     uint16_t bits;

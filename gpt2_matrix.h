@@ -76,7 +76,7 @@ template <int N> struct SumsOf { typedef FloatArray<N> type; };
 // The bits of the N numbers that begin at number `first` of a lane's packs.
 template <class Numbers> __device__ static __forceinline__ Numbers numbers_at(const uint4* packs, int first) {
     Numbers numbers;
-    // the function of that name in old HIP headers copies byte by byte, which the compiler does not see through
+    // memcpy in HIP's headers copies byte by byte, which the compiler does not see through
     __builtin_memcpy(&numbers, (const char*)packs + first * (int)sizeof(uint16_t), sizeof numbers);
     return numbers;
 }

@@ -23,7 +23,7 @@ typedef struct {
 } Bytes;
 
 static void append(Bytes* b, const void* data, size_t n) {
-    if (b->size + n + 1 > b->capacity) {
+    if (b->data == NULL || b->size + n + 1 > b->capacity) {
         b->capacity = 2 * (b->size + n + 1);
         b->data = realloc(b->data, b->capacity);
         if (b->data == NULL) exit(1);

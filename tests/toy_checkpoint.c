@@ -386,7 +386,8 @@ Bytes read_file(const char* path) {
 
 char* replaced(const char* text, const char* from, const char* to) {
     char* result = NULL;
-    const char* at = require(strstr(text, from), from);
+    const char* at = strstr(text, from);
+    require_that(at != NULL, from);
     require_that(asprintf(&result, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from)) >= 0, "asprintf");
     return result;
 }

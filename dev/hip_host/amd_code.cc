@@ -164,16 +164,24 @@ static bool is_about_time_alone(const std::string& name) {
     return false;
 }
 
+// "[0,1,0]": a bit for each source, the first the lowest.
+static unsigned bits_of_list(const std::string& list) {
+    unsigned bits = 0, place = 0;
+    for (char c : list) {
+        if (c == '0' || c == '1') bits |= (unsigned)(c - '0') << place++;
+    }
+    return bits;
+}
+
 // "src0_sel:BYTE_1", "op_sel:[0,1,0]", "offset:16", "vmcnt(3)", "sc1"
 static void parse_modifier(const std::string& text, Instruction* i) {
     size_t colon = text.find_first_of(":(");
     std::string name = text.substr(0, colon), value = colon == std::string::npos ? "" : text.substr(colon + 1);
-    if ((name == "op_sel" || name == "op_sel_hi") && (starts(i->name, "v_fma_mix") || starts(i->name, "v_pk_"))) {
-        unsigned bits = 0, place = 0;
-        for (char c : value) {
-            if (c == '0' || c == '1') bits |= (unsigned)(c - '0') << place++;
-        }
-        (name == "op_sel" ? i->op_sel : i->op_sel_hi) = bits;
+    bool is_packed = starts(i->name, "v_pk_");
+    if ((name == "op_sel" || name == "op_sel_hi") && (starts(i->name, "v_fma_mix") || is_packed)) {
+        (name == "op_sel" ? i->op_sel : i->op_sel_hi) = bits_of_list(value);
+    } else if ((name == "neg_lo" || name == "neg_hi") && is_packed && i->name != "v_pk_mov_b32") {
+        (name == "neg_lo" ? i->neg_lo : i->neg_hi) = bits_of_list(value);
     } else if (name == "src0_sel" || name == "src1_sel") {
         Operand& o = i->operands.at(name == "src0_sel" ? 1 : 2);
         if (starts(value, "BYTE_")) o.bits = 8, o.shift = 8 * (unsigned)(value[5] - '0');

@@ -74,6 +74,7 @@ struct Instruction {
     long offset = 0, second_offset = 0;     // offset: or offset0:, offset1:
     long loads_left = -1, others_left = -1; // vmcnt and lgkmcnt of s_waitcnt; -1: not waited for
     unsigned op_sel = 0, op_sel_hi = 0;     // a bit for each source
+    unsigned neg_lo = 0, neg_hi = 0;        // likewise
     bool returns = false;                   // an atomic operation that wants to know what was there
     bool looks_far = false;                 // a load that sees what other blocks have written
     bool fills_upper = false,

@@ -48,6 +48,7 @@ template <class T> void add_bitwise(Table& t, const std::string& type) {
     t["s_xor" + type] = scalar(+[](bool& scc, T a, T b) { return tested(scc, a ^ b); });
     t["s_andn2" + type] = t["s_and_not1" + type] = scalar(+[](bool& scc, T a, T b) { return tested(scc, a & ~b); });
     t["s_orn2" + type] = t["s_or_not1" + type] = scalar(+[](bool& scc, T a, T b) { return tested(scc, a | ~b); });
+    t["s_nor" + type] = scalar(+[](bool& scc, T a, T b) { return tested(scc, ~(a | b)); });
     t["s_not" + type] = scalar(+[](bool& scc, T a) { return tested(scc, ~a); });
     t["s_mov" + type] = scalar(+[](bool&, T a) { return a; });
     t["s_cselect" + type] = scalar(+[](bool& scc, T a, T b) { return scc ? a : b; });

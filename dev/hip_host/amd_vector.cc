@@ -483,23 +483,29 @@ static void v_fma_mix(Wave& w, const Instruction& i) {
     }
 }
 
-// Two sums at once: of each source, op_sel says which word the first takes and op_sel_hi which the second.
-static void v_pk_fma_f32(Wave& w, const Instruction& i) {
-    for (unsigned lane = 0; lane < w.size; lane++) {
-        if (!w.is_active(lane)) continue;
-        float sums[2];
-        for (int half = 0; half < 2; half++) {
-            float in[3];
-            for (unsigned n = 0; n < 3; n++) {
-                bool takes_second = (half == 0 ? i.op_sel : i.op_sel_hi) >> n & 1;
-                Operand o = i.operands.at(n + 1);
-                if (o.kind != Operand::CONSTANT) o.first += takes_second;
-                in[n] = o.kind == Operand::CONSTANT && takes_second ? 0 : read<float>(source<float>(w, o), lane);
+// Two results of f32 at once: of each source, op_sel says which word the first takes and op_sel_hi which the second,
+// neg_lo and neg_hi which of them take its negative.
+template <unsigned N, class F> static Operation packed_f32(F f) {
+    return [f](Wave& w, const Instruction& i) {
+        for (unsigned lane = 0; lane < w.size; lane++) {
+            if (!w.is_active(lane)) continue;
+            float results[2];
+            for (int half = 0; half < 2; half++) {
+                float in[N];
+                for (unsigned n = 0; n < N; n++) {
+                    bool takes_second = (half == 0 ? i.op_sel : i.op_sel_hi) >> n & 1;
+                    Operand o = i.operands.at(n + 1);
+                    if (o.kind != Operand::CONSTANT) o.first += takes_second;
+                    in[n] = o.kind == Operand::CONSTANT && takes_second ? 0 : read<float>(source<float>(w, o), lane);
+                    if ((half == 0 ? i.neg_lo : i.neg_hi) >> n & 1) in[n] = -in[n];
+                }
+                results[half] = f(in);
             }
-            sums[half] = fmaf(in[0], in[1], in[2]);
+            for (unsigned half = 0; half < 2; half++) {
+                write_word(w, i.operands[0], half, lane, f32_bits(results[half]));
+            }
         }
-        for (unsigned half = 0; half < 2; half++) write_word(w, i.operands[0], half, lane, f32_bits(sums[half]));
-    }
+    };
 }
 
 // Two words, each of a source of its own: op_sel says which of its two.
@@ -560,7 +566,9 @@ static Operation matrix_product(unsigned sums, bool is_half) {
 
 static void add_products(Table& t) {
     t["v_fma_mix_f32"] = v_fma_mix;
-    t["v_pk_fma_f32"] = v_pk_fma_f32;
+    t["v_pk_add_f32"] = packed_f32<2>([](const float* in) { return in[0] + in[1]; });
+    t["v_pk_mul_f32"] = packed_f32<2>([](const float* in) { return in[0] * in[1]; });
+    t["v_pk_fma_f32"] = packed_f32<3>([](const float* in) { return fmaf(in[0], in[1], in[2]); });
     t["v_pk_mov_b32"] = v_pk_mov_b32;
     t["v_mfma_f32_16x16x16_f16"] = t["v_mfma_f32_16x16x16f16"] = matrix_product(4, true);
     t["v_mfma_f32_16x16x16_bf16"] = t["v_mfma_f32_16x16x16bf16_1k"] = t["v_mfma_f32_16x16x8bf16"] =
