@@ -99,7 +99,15 @@ static std::string without_signs(std::string text, Operand* o) {
     return text;
 }
 
-// "v5", "v[4:7]", "s2", "a[0:3]", "ttmp9": the class's first register plus the number.
+// Behind a register's number: ".l" and ".h" are its halves.
+static void parse_half(const std::string& text, size_t dot, Operand* o) {
+    std::string half = dot == std::string::npos ? "" : text.substr(dot);
+    if (half.empty()) return;
+    if (half != ".l" && half != ".h") stop("an operand that is not understood: " + text);
+    o->bits = 16, o->shift = half == ".h" ? 16 : 0, o->halves = half == ".h" ? 2 : 1;
+}
+
+// "v5", "v[4:7]", "s2", "a[0:3]", "ttmp9", "v5.h": the class's first register plus the number.
 static bool parse_registers(const std::string& text, Operand* o) {
     const struct {
         const char* name;
@@ -116,6 +124,7 @@ static bool parse_registers(const std::string& text, Operand* o) {
         if (sscanf(number, "[%u:%u]", &from, &to) == 2) o->count = to - from + 1;
         else if (*number < '0' || *number > '9' || sscanf(number, "%u", &from) != 1) continue;
         o->kind = c.kind, o->first = c.base + from;
+        parse_half(text, text.find('.'), o);
         if (o->first + o->count > (c.kind == Operand::VECTOR ? (unsigned)NUM_VECTORS : (unsigned)NUM_SCALARS))
             stop("no such register: " + text);
         return true;
@@ -180,6 +189,9 @@ static void parse_modifier(const std::string& text, Instruction* i) {
     bool is_packed = starts(i->name, "v_pk_");
     if ((name == "op_sel" || name == "op_sel_hi") && (starts(i->name, "v_fma_mix") || is_packed)) {
         (name == "op_sel" ? i->op_sel : i->op_sel_hi) = bits_of_list(value);
+    } else if (name == "op_sel" && i->operands.at(0).bits == 16) { // the operands' names say so too
+    } else if (name == "bitop3") {
+        i->truth_table = (unsigned)strtoul(value.c_str(), nullptr, 0);
     } else if ((name == "neg_lo" || name == "neg_hi") && is_packed && i->name != "v_pk_mov_b32") {
         (name == "neg_lo" ? i->neg_lo : i->neg_hi) = bits_of_list(value);
     } else if (name == "src0_sel" || name == "src1_sel") {
@@ -236,6 +248,14 @@ static Kind kind_of(const std::string& name) {
     return WAIT_KIND; // what caches are told
 }
 
+// Of the register that it loads or stores an instruction for 8 or 16 bits may mean one half.
+static void narrow_data(Instruction* i) {
+    auto has = [i](const char* part) { return i->name.find(part) != std::string::npos; };
+    bool is_store = has("_store_b16") || has("_store_b8") || has("_store_d16");
+    if (!is_store && !has("_d16")) return;
+    i->operands.at(is_store).halves = has("_hi") ? 2 : 1; // a store has its address first
+}
+
 // One instruction, or one half of a v_dual.
 static Instruction parse_instruction(const std::string& text) {
     Instruction i;
@@ -261,6 +281,7 @@ static Instruction parse_instruction(const std::string& text) {
     for (const std::string& word : modifiers) {
         if (!word.empty()) parse_modifier(word, &i);
     }
+    narrow_data(&i);
     return i;
 }
 

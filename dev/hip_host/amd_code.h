@@ -46,7 +46,8 @@ struct Operand {
     uint32_t word = 0;                                                // a constant, as an operand of 32 bits,
     uint64_t integer = 0, binary64 = 0;                               // as an integer or a float of 64
     bool is_negative = false, is_absolute = false, is_signed = false; // -v0, |v0|, sext(v0)
-    unsigned shift = 0, bits = 32;                                    // the part of a register that SDWA selects
+    unsigned shift = 0, bits = 32;                                    // the part of a register: SDWA, v0.h
+    unsigned halves = 3;                                              // of a register: 1 the lower, 2 the upper
     unsigned rotation = 0;                                            // DPP: lanes by which rows of 16 are rotated
 };
 
@@ -75,6 +76,7 @@ struct Instruction {
     long loads_left = -1, others_left = -1; // vmcnt and lgkmcnt of s_waitcnt; -1: not waited for
     unsigned op_sel = 0, op_sel_hi = 0;     // a bit for each source
     unsigned neg_lo = 0, neg_hi = 0;        // likewise
+    unsigned truth_table = 0;               // of v_bitop3_b32
     bool returns = false;                   // an atomic operation that wants to know what was there
     bool looks_far = false;                 // a load that sees what other blocks have written
     bool fills_upper = false,

@@ -90,6 +90,31 @@ static Operation store_global(unsigned bytes) { // address, registers, base
     };
 }
 
+// To and from one half of a register; a load keeps the other one.
+static void write_half(Wave& w, const Operand& o, unsigned lane, u32 word) {
+    unsigned shift = o.halves == 2 ? 16 : 0;
+    write_word(w, o, 0, lane, (w.vector[o.first][lane] & ~(0xffffu << shift)) | word << shift);
+}
+static Operation load_global_half(unsigned bytes) {
+    return [bytes](Wave& w, const Instruction& i) {
+        for (unsigned lane = 0; lane < w.size; lane++) {
+            if (!w.is_active(lane)) continue;
+            write_half(w, i.operands[0], lane, load_as_asked(w, i, global_address(w, i, 1, 2, lane), bytes));
+        }
+        begin_pending(w, LOADS, i.operands[0]);
+    };
+}
+static void store_upper_half(Wave& w, const Instruction& i) {
+    for (unsigned lane = 0; lane < w.size; lane++) {
+        if (!w.is_active(lane)) continue;
+        char* to = global_address(w, i, 0, 2, lane);
+        u32 word = w.vector[i.operands.at(1).first][lane] >> 16;
+        store_word(to, word, 2);
+        w.cache->write_through(to, &word, 2);
+    }
+    begin_pending(w, STORES, Operand());
+}
+
 // Memory of each lane's own, which a compiler takes for what registers don't hold.
 static char* scratch_address(Wave& w, const Instruction& i, const Operand& base, unsigned lane, size_t bytes) {
     size_t each = w.block->kernel->scratch_bytes;
@@ -155,6 +180,8 @@ static void add_global(Table& t) {
         if (size.second >= 4) t[std::string("scratch_load_") + size.first] = load_scratch(size.second);
         if (size.second >= 4) t[std::string("scratch_store_") + size.first] = store_scratch(size.second);
     }
+    t["global_load_d16_b16"] = t["global_load_d16_hi_b16"] = load_global_half(2);
+    t["global_store_d16_hi_b16"] = store_upper_half;
     t["global_atomic_add"] = t["global_atomic_add_u32"] =
         atomic_global<u32>([](u32* at, u32 value) { return __atomic_fetch_add(at, value, __ATOMIC_SEQ_CST); });
     t["global_atomic_umax_x2"] = t["global_atomic_max_u64"] = atomic_global<u64>(raise_to);
@@ -193,6 +220,25 @@ static Operation store_shared(unsigned bytes, unsigned values) { // address, reg
         begin_pending(w, SHARED, Operand());
     };
 }
+static Operation load_shared_half(unsigned bytes) {
+    return [bytes](Wave& w, const Instruction& i) {
+        for (unsigned lane = 0; lane < w.size; lane++) {
+            if (!w.is_active(lane)) continue;
+            u32 word = 0;
+            memcpy(&word, shared_address(w, i.operands.at(1), lane, (u64)i.offset, bytes), bytes);
+            write_half(w, i.operands[0], lane, word);
+        }
+        begin_pending(w, SHARED, i.operands[0]);
+    };
+}
+static void store_shared_upper_half(Wave& w, const Instruction& i) {
+    for (unsigned lane = 0; lane < w.size; lane++) {
+        if (!w.is_active(lane)) continue;
+        u32 word = w.vector[i.operands.at(1).first][lane] >> 16;
+        memcpy(shared_address(w, i.operands[0], lane, (u64)i.offset, 2), &word, 2);
+    }
+    begin_pending(w, SHARED, Operand());
+}
 static void ds_add_u64(Wave& w, const Instruction& i) {
     for (unsigned lane = 0; lane < w.size; lane++) {
         if (!w.is_active(lane)) continue;
@@ -217,6 +263,9 @@ static void add_shared(Table& t) {
         t["ds_read2" + type] = t["ds_load_2addr" + type] = load_shared(size.second, 2, size.second);
         t["ds_read2st64" + type] = t["ds_load_2addr_stride64" + type] = load_shared(size.second, 2, 64 * size.second);
     }
+    t["ds_load_u8_d16"] = load_shared_half(1);
+    t["ds_load_u16_d16"] = t["ds_load_u16_d16_hi"] = load_shared_half(2);
+    t["ds_store_b16_d16_hi"] = store_shared_upper_half;
     t["ds_add_u64"] = ds_add_u64;
 }
 

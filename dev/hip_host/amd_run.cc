@@ -35,8 +35,10 @@ static unsigned bit_of(const Operand& o) {
 static void mark(Wave& w, const Operand& o, bool is_busy) {
     for (unsigned n = 0; o.kind != Operand::NOTHING && n < o.count; n++) {
         uint64_t bit = (uint64_t)1 << (bit_of(o) + n) % 64;
-        uint64_t& word = w.busy[(bit_of(o) + n) / 64];
-        word = is_busy ? word | bit : word & ~bit;
+        for (unsigned half = 0; half < 2; half++) {
+            uint64_t& word = w.busy[half][(bit_of(o) + n) / 64];
+            if (o.halves >> half & 1) word = is_busy ? word | bit : word & ~bit;
+        }
     }
 }
 
@@ -68,8 +70,9 @@ static void check_registers(const Wave& w, const Instruction& i) {
     for (const Operand& o : i.operands) {
         if (o.kind != Operand::SCALAR && o.kind != Operand::VECTOR) continue;
         for (unsigned n = 0; n < o.count; n++) {
-            if (w.busy[(bit_of(o) + n) / 64] >> (bit_of(o) + n) % 64 & 1)
-                stop("a register that a load has not filled yet");
+            unsigned word = (bit_of(o) + n) / 64, bit = (bit_of(o) + n) % 64;
+            unsigned busy = (w.busy[0][word] >> bit & 1) | (w.busy[1][word] >> bit & 1) << 1;
+            if (busy & o.halves) stop("a register that a load has not filled yet");
         }
     }
 }

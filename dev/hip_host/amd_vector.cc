@@ -45,9 +45,11 @@ template <class T> void put(Wave& w, const Instruction& i, unsigned lane, T valu
     if (sizeof(T) > 4) return write(w, o, lane, value);
     uint32_t bits = 0;
     memcpy(&bits, &value, sizeof(T) > 4 ? 4 : sizeof(T));
-    if (i.fills_upper) bits <<= 16;
+    unsigned shift = i.fills_upper ? 16 : o.shift;
+    bits <<= shift;
     // half a register: gfx9 clears the rest, and SDWA where it is told so; later chips keep it
-    if (sizeof(T) == 2 && w.block->kernel->generation > 9 && !i.pads) bits |= w.vector[o.first][lane] & 0xffff0000;
+    if (sizeof(T) == 2 && w.block->kernel->generation > 9 && !i.pads)
+        bits |= w.vector[o.first][lane] & ~(0xffffu << shift);
     write_word(w, o, 0, lane, bits);
 }
 
@@ -189,6 +191,7 @@ static bool is_of_class(float f, uint32_t classes) {
 static void add_float(Table& t) {
     t["v_add_f32"] = vector([](float a, float b) { return a + b; });
     t["v_sub_f32"] = vector([](float a, float b) { return a - b; });
+    t["v_subrev_f32"] = vector([](float a, float b) { return b - a; });
     t["v_mul_f32"] = vector([](float a, float b) { return a * b; });
     t["v_fma_f32"] = vector([](float a, float b, float c) { return fmaf(a, b, c); });
     t["v_fmaak_f32"] = t["v_fmamk_f32"] = t["v_fma_f32"]; // the constant stands where it belongs
@@ -291,6 +294,9 @@ static void add_integer(Table& t) {
     t["v_lshrrev_b32"] = vector([](u32 a, u32 b) { return b >> (a & 31); });
     t["v_ashrrev_i32"] = vector([](u32 a, int32_t b) { return b >> (a & 31); });
     t["v_bfrev_b32"] = vector([](u32 a) { return reversed(a); });
+    t["v_mov_b16"] = vector([](uint16_t a) { return a; });
+    t["v_and_b16"] = vector([](uint16_t a, uint16_t b) { return (uint16_t)(a & b); });
+    t["v_or_b16"] = vector([](uint16_t a, uint16_t b) { return (uint16_t)(a | b); });
     t["v_lshlrev_b16"] = vector([](uint16_t a, uint16_t b) { return (uint16_t)(b << (a & 15)); });
     t["v_lshrrev_b16"] = vector([](uint16_t a, uint16_t b) { return (uint16_t)(b >> (a & 15)); });
     t["v_ashrrev_i16"] = vector([](uint16_t a, int16_t b) { return (int16_t)(b >> (a & 15)); });
@@ -508,6 +514,21 @@ template <unsigned N, class F> static Operation packed_f32(F f) {
     };
 }
 
+// The truth table's bit number 4 a + 2 b + c for bits a, b and c of the three sources.
+static void v_bitop3_b32(Wave& w, const Instruction& i) {
+    const Source s[] = {source<u32>(w, i.operands.at(1)), source<u32>(w, i.operands.at(2)),
+                        source<u32>(w, i.operands.at(3))};
+    for (unsigned lane = 0; lane < w.size; lane++) {
+        if (!w.is_active(lane)) continue;
+        u32 in[3] = {read<u32>(s[0], lane), read<u32>(s[1], lane), read<u32>(s[2], lane)}, bits = 0;
+        for (unsigned n = 0; n < 8; n++) {
+            if (!(i.truth_table >> n & 1)) continue;
+            bits |= (n & 4 ? in[0] : ~in[0]) & (n & 2 ? in[1] : ~in[1]) & (n & 1 ? in[2] : ~in[2]);
+        }
+        put(w, i, lane, bits);
+    }
+}
+
 // Two words, each of a source of its own: op_sel says which of its two.
 static void v_pk_mov_b32(Wave& w, const Instruction& i) {
     for (unsigned lane = 0; lane < w.size; lane++) {
@@ -570,6 +591,7 @@ static void add_products(Table& t) {
     t["v_pk_mul_f32"] = packed_f32<2>([](const float* in) { return in[0] * in[1]; });
     t["v_pk_fma_f32"] = packed_f32<3>([](const float* in) { return fmaf(in[0], in[1], in[2]); });
     t["v_pk_mov_b32"] = v_pk_mov_b32;
+    t["v_bitop3_b32"] = v_bitop3_b32;
     t["v_mfma_f32_16x16x16_f16"] = t["v_mfma_f32_16x16x16f16"] = matrix_product(4, true);
     t["v_mfma_f32_16x16x16_bf16"] = t["v_mfma_f32_16x16x16bf16_1k"] = t["v_mfma_f32_16x16x8bf16"] =
         matrix_product(4, false);

@@ -59,7 +59,7 @@ struct Wave {
     Block* block;
     std::vector<char> scratch;
     std::deque<Pending> pending;
-    uint64_t busy[(NUM_SCALARS + NUM_VECTORS) / 64]; // registers that `pending` fills
+    uint64_t busy[2][(NUM_SCALARS + NUM_VECTORS) / 64]; // lower and upper halves of registers that `pending` fills
 
     uint64_t pair(unsigned first) const { return scalar[first] | (uint64_t)scalar[first + 1] << 32; }
     uint64_t mask(unsigned first) const { return size == 64 ? pair(first) : scalar[first]; }
